@@ -1,0 +1,107 @@
+"""A few functions over torch.distributed. One process is the common case and costs nothing.
+
+Start several with `torchrun --standalone --nproc-per-node N -m gander train ...`.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gander.errors import UserError
+
+
+@contextlib.contextmanager
+def session(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started, for as long as the block runs; nothing where it started none.
+
+    It ends with a barrier, so that no process leaves while another still writes, then destroys the group.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_rank() -> int:
+    """The number of this process on its own machine: which GPU it takes."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+class _AllReduce(torch.autograd.Function):
+    """Sum over processes. Each process's loss sees the sum, so the gradient of the sum of losses is summed back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _AllReduce.apply(gradient)  # through apply, so that it can be differentiated again
+
+
+def all_reduce(x: Tensor) -> Tensor:
+    """The sum of `x` over all processes, differentiable (twice too)."""
+    return x if processes() == 1 else _AllReduce.apply(x)
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each gradient by its mean over the processes: one flattened all_reduce."""
+    if processes() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    flat /= processes()
+    torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(flat.split([g.numel() for g in gradients]), gradients)])
+
+
+def agree(value: int, device: torch.device | None = None) -> int:
+    """The largest `value` of all processes: a stop that one has heard of is a stop for all."""
+    if processes() == 1:
+        return value
+    if device is None:
+        device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    shared = torch.tensor(value, device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return int(shared)
+
+
+def barrier() -> None:
+    if processes() > 1:
+        dist.barrier()
+
+
+def check_batch(batch: int, accumulate: int) -> None:
+    """UserError unless the global batch can be cut evenly."""
+    if batch % (processes() * accumulate):
+        raise UserError(
+            f"a batch of {batch} cannot be cut into {accumulate} micro-batches over {processes()} processes; "
+            f"take a multiple of {processes() * accumulate}"
+        )
+
+
+def shares(x: Tensor, accumulate: int = 1) -> list[Tensor]:
+    """Cut a global batch into contiguous micro-batches first, each into contiguous shares by rank: this rank's shares."""
+    n = len(x) // (accumulate * processes())
+    starts = [(i * processes() + rank()) * n for i in range(accumulate)]
+    return [x[start : start + n] for start in starts]
