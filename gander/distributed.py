@@ -31,6 +31,27 @@ def session(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def device(asked: str | None) -> torch.device:
+    """The device this process computes on: as asked, else the best there is. UserError where it is not there."""
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        found = torch.device(asked or best)
+    except RuntimeError:
+        raise UserError(f"no device called {asked!r}; there are: cpu, cuda, cuda:1, mps") from None
+    if found.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"device {asked} is not tried with gander; take cpu, cuda or mps")
+    if found.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {asked}, but torch sees no CUDA GPU here; take --device {best}, or ask `gander doctor`")
+        found = torch.device("cuda", local_rank() if found.index is None else found.index)
+        if found.index >= torch.cuda.device_count():
+            raise UserError(f"--device {found}, but torch sees {torch.cuda.device_count()} GPUs here, counted from 0")
+        torch.cuda.set_device(found)
+    elif found.type == "mps" and best != "mps":
+        raise UserError(f"--device mps, but torch sees no Apple GPU here; take --device {best}")
+    return found
+
+
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
@@ -49,7 +70,7 @@ class _AllReduce(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        x = x.clone()
+        x = x.clone(memory_format=torch.contiguous_format)  # the layout may differ between processes; messages know none
         dist.all_reduce(x)
         return x
 
@@ -69,6 +90,8 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     if processes() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return
     flat = torch.cat([g.reshape(-1) for g in gradients])
     dist.all_reduce(flat)
     flat /= processes()

@@ -1,0 +1,3 @@
+from gander.cli import main
+
+raise SystemExit(main())

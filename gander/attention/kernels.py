@@ -1,0 +1,222 @@
+"""The one place where softmax attention is computed.
+
+`attend` is one function with three ways to the same numbers; `choose` says which is taken and why.
+
+    plain    two products with the map between them, kept for backward: quickest while the maps of a batch stay in cache
+    fused    torch's scaled_dot_product_attention, on zero-padded operands where its kernels ask for equal widths
+    chunked  query blocks of about 2 MB of scores; backward makes each block anew: O(n + m) memory, any widths, no padding
+
+All three have second derivatives (gradient penalties ask for them). The fused kernels have none of their own and the
+chunked form would need a third pass, so both of them differentiate the plain formula when, and only when, a gradient is
+itself to be differentiated (`create_graph=True`): then, at any size, maps of n × m do live.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from math import prod
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Way = Literal["plain", "fused", "chunked"]
+
+# Scores in one block. Two arrays of them (the block and its gradient) are in use at a time: the level-2 and -3 caches of
+# one core. Half and twice this cost 0-8 % more at 64² (Zen 4, one thread).
+BLOCK = 1 << 19
+PLAIN = 1 << 20  # scores of a whole batch (4 MB in fp32) up to which the plain product was the quickest on a CPU
+HALF = (torch.bfloat16, torch.float16)
+
+
+def attend(
+    q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads m d"], v: Float[Tensor, "b heads m e"], scale: float
+) -> Float[Tensor, "b heads n e"]:
+    """softmax(scale · q kᵀ) v, the softmax over the m keys of each query.
+
+    Any strides; d and e may differ. Half precision, also that of autocast, is summed and normalised in float32. Time
+    O(n m (d + e)), memory O(n m) where `choose` says plain (small maps only) and O(n + m) else; under `create_graph`
+    O(n m) always. Under torch.compile and torch.export first gradients only, and fused stands in for chunked, whose loop
+    would be unrolled.
+    """
+    device = q.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast:  # what autocast does with a product; inside it is off, for the softmax and for backward alike
+        dtype = torch.get_autocast_dtype(device)
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+        way = choose(q.shape, k.shape, v.shape, device, q.dtype)
+        if torch.compiler.is_compiling():
+            return _plain(q, k, v, scale) if way == "plain" else _fused(q, k, v, scale)
+        return WAYS[way](q, k, v, scale)
+
+
+def choose(q_shape: Sequence[int], k_shape: Sequence[int], v_shape: Sequence[int], device_type: str, dtype: torch.dtype) -> Way:
+    """The way that `attend` takes for operands of these shapes, (b, heads, n, d), (b, heads, m, d) and (b, heads, m, e)."""
+    (*batch, n, d), m, e = q_shape, k_shape[-2], v_shape[-1]
+    if device_type == "meta":
+        return "plain"  # shapes only: nothing is computed or kept
+    if device_type == "cuda" and dtype != torch.float64:
+        return "fused"  # maps are bound by memory bandwidth there; float64 has no fused kernel
+    if prod(batch) * n * m <= PLAIN:
+        return "plain"
+    if device_type == "cpu" and max(d, e) <= 128 and n <= 1024:
+        return "fused"  # above, the products with padded widths cost more than the kernel saves
+    return "chunked"
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    return (_map(q, k, scale).to(v.dtype) @ v).to(v.dtype)
+
+
+def _map(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """softmax(scale · q kᵀ), in float32 at least."""
+    if q.dtype in HALF:
+        q, k = q.float(), k.float()
+    return (_scaled(q, scale) @ k.mT).softmax(-1)
+
+
+def _scaled(q: Tensor, scale: float) -> Tensor:
+    return q if scale == 1 else q * scale
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """scaled_dot_product_attention, so fed that no backend falls back to the map-making "math" form without a word.
+
+    On a CPU that happens when the widths of q and v differ or the last dimension is not contiguous; on CUDA when a width
+    is no multiple of 8 (float32: 4), and the half-precision flash kernel wants equal widths.
+    """
+    d, e = q.shape[-1], v.shape[-1]
+    d_to, e_to = (d + -d % 8, e + -e % 8) if q.device.type == "cuda" else (d, e)
+    if q.device.type != "cuda" or (q.dtype in HALF and max(d, e) <= 256):
+        d_to = e_to = max(d_to, e_to)
+    q, k, v = _widen(q, d_to), _widen(k, d_to), _widen(v, e_to)
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)[..., :e]
+
+
+def _widen(t: Tensor, width: int) -> Tensor:
+    return F.pad(t.contiguous(), (0, width - t.shape[-1]))
+
+
+class _SecondOrder(torch.autograd.Function):
+    """Hands `out`, made from q, k and v by a way that can be differentiated once, on unchanged.
+
+    A first gradient passes through to that way's own backward. A gradient that shall itself be differentiated is instead
+    written out here in differentiable operations on q, k and v.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        ctx.scale = scale
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if not torch.is_grad_enabled():
+            return grad, None, None, None, None
+        q, k, v = ctx.saved_tensors
+        return None, *_plain_gradients(grad, q, k, v, ctx.scale, ctx.needs_input_grad[1:4]), None
+
+
+def _plain_gradients(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    p = _map(q, k, scale)
+    wide = grad.to(p.dtype)
+    dq = dk = dv = None
+    if needed[0] or needed[1]:
+        dp = wide @ v.to(p.dtype).mT
+        ds = p * (dp - (p * dp).sum(-1, keepdim=True)) * scale
+        dq = (ds @ k.to(p.dtype)).to(q.dtype) if needed[0] else None
+        dk = (ds.mT @ q.to(p.dtype)).to(k.dtype) if needed[1] else None
+    if needed[2]:
+        dv = (p.mT @ wide).to(v.dtype)
+    return dq, dk, dv
+
+
+class _Chunked(torch.autograd.Function):
+    """Blocks of queries, or of whole images where their maps are small. Saves q, k, v and the result.
+
+    The log-sum-exp is not saved: one fused softmax a block costs less than the two passes of exp(s - lse), and finding it
+    would add a pass to forward (measured: 1.2x forward, 1.04x backward).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        ctx.set_materialize_grads(False)  # no gradient comes this way under create_graph
+        out = _chunked_forward(q, k, v, scale)
+        ctx.save_for_backward(q, k, v, out)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return None, None, None, None
+        return *_chunked_gradients(grad, *ctx.saved_tensors, ctx.scale, ctx.needs_input_grad[:3]), None
+
+
+def _chunked_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    (b, heads, n, _), m, e = q.shape, k.shape[2], v.shape[3]
+    by_channel = v.stride(-1) != 1  # the result is laid out as v is, so that the layer need not copy it
+    out = v.new_empty(b * heads, e, n).mT if by_channel else v.new_empty(b * heads, n, e)
+    q, k, v = (t.flatten(0, 1).to(_wide(t.dtype)) for t in (_scaled(q, scale), k, v))
+    for image, rows, (scores, p) in _blocks(q, m):
+        torch.bmm(q[image, rows], k[image].mT, out=scores)
+        torch.softmax(scores, -1, out=p)
+        out[image, rows] = torch.bmm(p, v[image])
+    return out.unflatten(0, (b, heads))
+
+
+def _chunked_gradients(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float, needed: Sequence[bool]
+) -> list[Tensor | None]:
+    (b, heads, _, _), m, dtype = q.shape, k.shape[2], q.dtype
+    wide = _wide(dtype)
+    # g · dp summed over the keys, without dp: (g vᵀ · p) summed is g · (p v)
+    mean = (grad.to(wide) * out.to(wide)).sum(-1, keepdim=True).flatten(0, 1)
+    q, k, v, grad = (_by_channel(t.flatten(0, 1).to(wide)) for t in (_scaled(q, scale), k, v, grad))
+    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    for image, rows, (scores, p) in _blocks(q, m):
+        torch.bmm(q[image, rows], k[image].mT, out=scores)
+        torch.softmax(scores, -1, out=p)
+        if needed[2]:
+            dv[image].baddbmm_(p.mT, grad[image, rows])
+        if needed[0] or needed[1]:
+            ds = torch.bmm(grad[image, rows], v[image].mT, out=scores).sub_(mean[image, rows]).mul_(p)
+            dq[image, rows] = torch.bmm(ds, k[image])
+            dk[image].baddbmm_(ds.mT, q[image, rows])
+    grads = _scaled(dq, scale), dk, dv
+    return [g.unflatten(0, (b, heads)).to(dtype) if want else None for g, want in zip(grads, needed, strict=True)]
+
+
+def _blocks(q: Tensor, m: int) -> Iterator[tuple[slice, slice, list[Tensor]]]:
+    """Slices of images and of their queries, and two arrays for the scores between these and all m keys."""
+    images, n, _ = q.shape
+    rows = min(n, max(1, BLOCK // m))
+    some = max(1, BLOCK // (n * m)) if rows == n else 1
+    space = q.new_empty(2, min(some, images) * rows * m)
+    for i in range(0, images, some):
+        for r in range(0, n, rows):
+            shape = min(some, images - i), min(rows, n - r), m
+            yield slice(i, i + some), slice(r, r + rows), [a[: prod(shape)].view(shape) for a in space]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in HALF else dtype
+
+
+def _by_channel(t: Tensor) -> Tensor:
+    """Laid out (b, c, n): the products of backward sum over queries, and BLAS is 1.7x as quick when they lie closest."""
+    return t.mT.contiguous().mT
+
+
+WAYS: dict[Way, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
+    "plain": _plain,
+    "fused": lambda q, k, v, scale: _SecondOrder.apply(_fused(q, k, v, scale), q, k, v, scale),
+    "chunked": lambda q, k, v, scale: _SecondOrder.apply(_Chunked.apply(q, k, v, scale), q, k, v, scale),
+}

@@ -1,0 +1,90 @@
+"""What a step of an experiment costs, found by taking one on the meta device: shapes without numbers."""
+
+import time
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from gander import draws
+from gander.recipes.experiment import Experiment
+
+REACHED = 0.5  # of the matrix rate: what small convolutional networks were seen to reach on a CPU
+
+
+def estimate(experiment: Experiment, channels: int, num_classes: int) -> list[str]:
+    """Lines about FLOPs, memory and time. `experiment` was made on the meta device and is used up."""
+    learner, side = experiment.learner.to(torch.device("meta")), experiment.resolution
+    share = experiment.batch // learner.accumulate
+    images = torch.empty(share, channels, side, side, device="meta")
+    labels = torch.empty(share, dtype=torch.int64, device="meta")
+    batch = [(images, labels)] * learner.accumulate
+    kept = _Kept()
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+        learner.step(0, [batch] * learner.draws_per_step, draws.at_step(0, 0))
+    flops = counter.get_total_flops()
+    weights = sum(p.nbytes for network in learner.networks.values() for p in network.parameters())
+    state = 3 * sum(p.nbytes for network in learner.networks.values() for p in network.parameters() if p.requires_grad)
+    rate = matrix_rate()
+    seconds = flops / (rate * REACHED)
+    return [
+        f"a step            {flops / 1e9:,.1f} GFLOP at batch {experiment.batch}",
+        f"memory            about {(weights + state + kept.most) / 1e9:.2f} GB: weights, gradients and optimisers "
+        f"{(weights + state) / 1e9:.2f}, activations {kept.most / 1e9:.2f} (fp32)",
+        f"time on this CPU  about {seconds:.2g} s a step, {tqdm.format_interval(seconds * experiment.steps)} for {experiment.steps:,} steps "
+        f"(its matrix rate is {rate / 1e9:,.0f} GFLOP/s on {torch.get_num_threads()} threads, of which {REACHED:.0%} was taken)",
+    ]
+
+
+def matrix_rate(seconds: float = 0.2, n: int = 1024) -> float:
+    """FLOP/s of an n×n×n fp32 product on this CPU, the best of those that fit in the time."""
+    a, best, end = torch.ones(n, n), float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best
+
+
+class _Kept:
+    """Bytes that autograd keeps for backward, and the most it kept at once. A storage that is kept twice counts once."""
+
+    def __init__(self) -> None:
+        self.users: dict[int, int] = {}
+        self.now = self.most = 0
+
+    def pack(self, tensor: Tensor) -> Any:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if isinstance(tensor, torch.nn.Parameter):
+            return (tensor,)
+        self.users[key] = self.users.get(key, 0) + 1
+        if self.users[key] == 1:
+            self.now += size
+            self.most = max(self.most, self.now)
+        holder = _Holder(tensor)
+        weakref.finalize(holder, self._release, key, size)
+        return holder
+
+    def unpack(self, packed: Any) -> Tensor:
+        return packed.tensor if isinstance(packed, _Holder) else packed[0]
+
+    def _release(self, key: int, size: int) -> None:
+        self.users[key] -= 1
+        if not self.users[key]:
+            self.now -= size
+
+
+class _Holder:
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+
+def worded(value: Any) -> str:
+    """A knob's value as it is typed on the command line."""
+    if isinstance(value, tuple | list):
+        return " ".join(map(str, value))
+    return "by size" if value is None else str(value)

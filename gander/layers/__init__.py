@@ -1,0 +1,15 @@
+"""Layers that are not attention, and what is done to finished networks."""
+
+from gander.layers.norms import BatchNorm, ConditionalBatchNorm, has_batch_statistics
+from gander.layers.spectral_norm import by_step, fold, refresh, sigmas, spectral_norm
+
+__all__ = [
+    "BatchNorm",
+    "ConditionalBatchNorm",
+    "by_step",
+    "fold",
+    "has_batch_statistics",
+    "refresh",
+    "sigmas",
+    "spectral_norm",
+]

@@ -1,0 +1,256 @@
+"""Spectral norm, done to a finished network: `network = spectral_norm(network)`.
+
+    W̄ = W / σ,   σ = uᵀ W v,   u ← W v / ‖W v‖,   v ← Wᵀ u / ‖Wᵀ u‖
+
+W is the weight as a matrix, (out, everything else); u and v are its first singular vectors as power iteration knows them.
+Gradients flow through σ, never through u and v. Miyato et al. 2018, https://arxiv.org/abs/1802.05957.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils.parametrize import ParametrizationList
+
+EPS = 1e-12
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NORMED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear, nn.Embedding)
+
+
+class SpectralNorm(nn.Module):
+    """The parametrisation of one weight: W -> W / σ. `spectral_norm` puts it in place.
+
+    Born as torch's is: u and v start normal (drawn from torch's global generator, u first) and go through 15 iterations.
+    With `by_step` False (a foreign loop) each forward in training mode makes one iteration, as torch's does; with
+    `by_step` True no forward does, and `refresh` is the only moment u and v change. In eval mode they never move.
+
+    The iteration and σ are computed in float32 at least, autocast or not. A weight of zeros has no direction: u and v
+    stay, and σ counts as 1.
+
+    Args:
+        weight: the weight to come, of any layout; on the meta device u and v are as empty as it is.
+        transposed: the out axis is the second, as in transposed convolutions; else the first.
+        groups: of a transposed convolution, so that its matrix is (out, in/groups · k · k), as for a convolution.
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, weight: Tensor, *, transposed: bool = False, groups: int = 1) -> None:
+        super().__init__()
+        self.transposed, self.groups = transposed, groups
+        self.by_step = False
+        with torch.no_grad():
+            rows, columns = self._out_first(weight).flatten(1).shape
+            u, v = weight.new_empty(rows).normal_(), weight.new_empty(columns).normal_()
+            self.register_buffer("u", F.normalize(u, dim=0, eps=EPS))
+            self.register_buffer("v", F.normalize(v, dim=0, eps=EPS))
+        if not weight.is_meta:
+            self.iterate(weight, 15)
+
+    def forward(self, weight: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
+        if self.training and not self.by_step:
+            self.iterate(weight)
+        sigma = self.sigma(weight)
+        return (weight / torch.where(sigma.abs() > EPS, sigma, 1)).to(weight.dtype)
+
+    def sigma(self, weight: Float[Tensor, " *shape"]) -> Float[Tensor, ""]:
+        """uᵀ W v, differentiable in W."""
+        u, v = self.u, self.v
+        if not self.by_step:  # DistributedDataParallel writes into buffers before each forward: the graph needs its own
+            u, v = u.clone(), v.clone()
+        with _no_autocast(weight):
+            matrix, v = self._matrix(weight, v)
+            return torch.dot(u.to(matrix.dtype), torch.mv(matrix, v))
+
+    def iterate(self, weight: Float[Tensor, " *shape"], times: int = 1) -> None:
+        """Power iteration. u and v are replaced, not written: an earlier forward may still need the old ones."""
+        with _training_tensors(), torch.no_grad(), _no_autocast(weight):
+            matrix, v = self._matrix(weight, self.v)
+            u = self.u.to(matrix.dtype)
+            for _ in range(times):
+                u = _unit(torch.mv(matrix, v), u)
+                v = _unit(torch.mv(matrix.t(), u), v)
+            self.u, self.v = u.to(self.u.dtype), self._canonical(weight, v).to(self.v.dtype)
+
+    def _out_first(self, weight: Tensor) -> Tensor:
+        """(out, in/groups, k...), a view for one group."""
+        if not self.transposed:
+            return weight
+        if self.groups == 1:
+            return weight.transpose(0, 1)
+        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    def _channels_last(self, weight: Tensor) -> bool:
+        """Whether the columns of the matrix must be (k..., in) instead of (in, k...) to be a view."""
+        weight = self._out_first(weight)
+        return weight.ndim > 2 and weight.stride(1) < weight.stride(-1)
+
+    def _matrix(self, weight: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The matrix (out, everything else), and v in the order of its columns.
+
+        A view, but for transposed convolutions that are contiguous, where the out axis lies in the middle.
+        """
+        shape = self._out_first(weight)
+        if self._channels_last(weight):
+            v = v.view(shape.shape[1:]).movedim(0, -1).flatten()
+            shape = shape.movedim(1, -1)
+        matrix = shape.flatten(1)
+        if matrix.dtype in (torch.float16, torch.bfloat16):
+            matrix = matrix.float()
+        return matrix, v.to(matrix.dtype)
+
+    def _canonical(self, weight: Tensor, v: Tensor) -> Tensor:
+        """v from the order of the columns of `_matrix` to that of the buffer, which knows no layout: (in, k...)."""
+        if not self._channels_last(weight):
+            return v
+        channels, *kernel = self._out_first(weight).shape[1:]
+        return v.view(*kernel, channels).movedim(-1, 0).flatten()
+
+    def extra_repr(self) -> str:
+        return f"{len(self.u)}×{len(self.v)}" + (", by step" if self.by_step else "")
+
+
+def _no_autocast(weight: Tensor) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext() if weight.is_meta else torch.autocast(weight.device.type, enabled=False)
+
+
+def _training_tensors() -> contextlib.AbstractContextManager:
+    """Leave inference mode, so that the u and v made in it can still serve in training."""
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():  # dynamo cannot ask the second
+        return contextlib.nullcontext()
+    return torch.inference_mode(False)
+
+
+def _unit(x: Tensor, otherwise: Tensor) -> Tensor:
+    """x / ‖x‖, or `otherwise` where x is zero: from a zero vector power iteration never comes back."""
+    norm = torch.linalg.vector_norm(x)
+    return torch.where(norm > EPS, x / norm.clamp_min(EPS), otherwise)
+
+
+def everywhere(name: str, module: nn.Module) -> bool:
+    return True
+
+
+def spectral_norm(module: nn.Module, where: Callable[[str, nn.Module], bool] = everywhere) -> nn.Module:
+    """Divide every weight of `module` by its largest singular value, in place, and hand `module` back.
+
+    The weights are those of Conv1d-3d, ConvTranspose1d-3d, Linear and Embedding, each as the matrix (out, everything
+    else): (out, in·k·k) for a convolution, transposed or not (with groups, (out, in/groups·k·k)), (out, in) for a linear
+    layer, (entries, width) for an embedding. A weight that has a spectral norm, ours or torch's, is passed over. The
+    parameters stay the same objects, so an optimiser made before still holds them.
+
+    In a loop that knows nothing of gander this behaves as `torch.nn.utils.parametrizations.spectral_norm`: one power
+    iteration each time a weight is read in training mode (once a forward), none in eval mode. Layers recomputed by
+    activation checkpointing would iterate twice: call `by_step`, and `refresh` before each step of the optimiser.
+
+    What differs from torch's: transposed convolutions with groups, zero weights (finite here), float32 under autocast,
+    and u and v are replaced instead of written in place, which torch.compile needs when a network is called twice.
+
+    Args:
+        module: a finished network, or one layer.
+        where: of (name, layer), as from `module.named_modules()`: which layers to take; all by default.
+
+    Raises:
+        ValueError: for a lazy layer that has no shape yet.
+    """
+    for name, layer in list(module.named_modules()):
+        if not isinstance(layer, NORMED) or _has_spectral_norm(layer) or not where(name, layer):
+            continue
+        weight = layer.weight
+        if isinstance(weight, nn.UninitializedParameter):
+            raise ValueError(f"{name or 'the layer'} has no shape yet: run one batch through it, then apply spectral_norm")
+        norm = SpectralNorm(
+            weight, transposed=isinstance(layer, TRANSPOSED), groups=layer.groups if isinstance(layer, TRANSPOSED) else 1
+        )
+        _own_class(layer)
+        # unsafe: the check would read the weight, which is an iteration
+        parametrize.register_parametrization(layer, "weight", norm, unsafe=True)
+    return module
+
+
+def by_step(network: nn.Module) -> nn.Module:
+    """Forwards of `network` leave u and v alone from now on: only `refresh` moves them. Hands `network` back."""
+    for _, _, norm, _ in _sites(network):
+        norm.by_step = True
+    return network
+
+
+def refresh(network: nn.Module, iterations: int = 1) -> None:
+    """Power iteration on every spectral norm of `network`, in any mode: once before the first forward of a step."""
+    for _, chain, norm, i in _sites(network):
+        norm.iterate(_before(chain, i), iterations)
+
+
+@torch.no_grad()
+def sigmas(network: nn.Module) -> dict[str, Tensor]:
+    """Each layer's name and its σ = uᵀ W v as it stands: tensors on the device, so nothing waits for them."""
+    return {name: norm.sigma(_before(chain, i)) for name, chain, norm, i in _sites(network)}
+
+
+def fold(network: nn.Module) -> nn.Module:
+    """Replace each normalised weight by a plain one, W / σ, for export, in place; hands `network` back.
+
+    u and v do not move. Any other parametrisation of the same weight is folded in too. A copy is folded without harm
+    to its original: `fold(copy.deepcopy(network))`.
+    """
+    layers = [(chain, layer) for layer in network.modules() if (chain := _spectral_chain(layer)) is not None]
+    for chain, layer in layers:
+        chain.eval()
+        _own_class(layer)
+        parametrize.remove_parametrizations(layer, "weight")
+    return network
+
+
+def _spectral_chain(layer: nn.Module) -> ParametrizationList | None:
+    """The parametrisations of the layer's weight, if a spectral norm of ours is among them."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return None
+    chain = layer.parametrizations["weight"]  # type: ignore[index, union-attr]
+    return chain if any(isinstance(part, SpectralNorm) for part in chain) else None
+
+
+def _sites(network: nn.Module) -> Iterator[tuple[str, ParametrizationList, SpectralNorm, int]]:
+    """(name of the layer, parametrisations of its weight, the spectral norm, its place among them)."""
+    for name, layer in network.named_modules():
+        for i, part in enumerate(_spectral_chain(layer) or ()):
+            if isinstance(part, SpectralNorm):
+                yield name, _spectral_chain(layer), part, i  # type: ignore[misc]
+
+
+@torch.no_grad()
+def _before(chain: ParametrizationList, i: int) -> Tensor:
+    """The weight as it comes to parametrisation `i`."""
+    if i == 0:
+        return chain.original
+    originals = [chain.original] if chain.is_tensor else [getattr(chain, f"original{j}") for j in range(chain.ntensors)]
+    weight = chain[0](*originals)
+    for part in list(chain)[1:i]:
+        weight = part(weight)
+    return weight
+
+
+def _has_spectral_norm(layer: nn.Module) -> bool:
+    if "weight" in layer._parameters:
+        return False
+    theirs = parametrizations._SpectralNorm
+    # a weight that is neither a parameter nor parametrised is made by a hook: torch's old spectral_norm, and others
+    if not parametrize.is_parametrized(layer, "weight"):
+        return True
+    return any(isinstance(part, (SpectralNorm, theirs)) for part in layer.parametrizations["weight"])  # type: ignore
+
+
+def _own_class(layer: nn.Module) -> None:
+    """Give a parametrised layer a class of its own.
+
+    Parametrised weights are properties of the layer's class, and a deep copy shares that class with its original: what
+    `register_parametrization` and `remove_parametrizations` do to one would be done to both.
+    """
+    if parametrize.is_parametrized(layer):
+        shared = type(layer)
+        members = {key: value for key, value in vars(shared).items() if key not in ("__dict__", "__weakref__")}
+        layer.__class__ = type(shared)(shared.__name__, shared.__bases__, members)

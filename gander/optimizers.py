@@ -1,0 +1,26 @@
+"""Optimisers: torch's, called so that they are fast and take the numbers that people write."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def adam(
+    parameters: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float = 1e-8
+) -> torch.optim.Adam:
+    """Adam (Kingma & Ba 2015), fused where all parameters are floats on a CPU or a CUDA device, else torch's own choice.
+
+    Tensors or parameter groups, as torch takes them. The numbers may be integers: torch 2.13 refuses betas of (0, 0.9).
+    """
+    groups = list(parameters)
+    tensors: list[Any] = []
+    for group in groups:
+        if isinstance(group, dict):
+            group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+            tensors += group["params"]
+        else:
+            tensors.append(group)
+    fused = all(tensor.is_floating_point() and tensor.device.type in ("cpu", "cuda") for tensor in tensors)
+    return torch.optim.Adam(groups, lr=float(lr), betas=(float(betas[0]), float(betas[1])), eps=float(eps), fused=fused or None)

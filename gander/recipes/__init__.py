@@ -1,0 +1,103 @@
+"""One readable file a system: the only room where all others meet. A recipe's arguments are its knobs, its body is wiring.
+
+`RECIPES` is a list to read: importing it imports no recipe. A recipe of your own is a file with a function `recipe` in it
+(`gander cp sagan mine.py` makes one), trained by `gander train ./mine.py`.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
+
+from gander.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from gander.recipes.experiment import Experiment
+    from gander.run import Run
+
+RECIPES = {
+    "dcgan": "DCGAN: strided convolutions and batch norm; the plain baseline, with attention where you ask for it",
+    "sagan": "the SAGAN of Thalles Silva's article: unconditional, small, one attention layer in each network",
+    "sagan_official": "the SAGAN of its authors: residual blocks, conditional, projection discriminator",
+}
+
+Recipe = Callable[..., "Experiment"]
+
+
+class Knob(NamedTuple):
+    type: Any
+    default: Any
+    help: str
+
+
+def load(name: str) -> Recipe:
+    """The recipe of this name, or of this file (`./mine.py`). UserError where there is none."""
+    if name.endswith(".py"):
+        return _from_file(Path(name))
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return importlib.import_module(f"gander.recipes.{name}").recipe
+
+
+def _from_file(file: Path) -> Recipe:
+    if not file.is_file():
+        raise UserError(f"no recipe file {file}; `gander cp sagan {file.name}` makes one to start from")
+    spec = importlib.util.spec_from_file_location(f"gander_recipe_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "recipe", None)):
+        raise UserError(f"{file} has no function `recipe(facts, *, ...) -> Experiment`; `gander cp sagan FILE` shows one")
+    return module.recipe
+
+
+def knobs(recipe: Recipe) -> dict[str, Knob]:
+    """The keyword arguments of a recipe with type, default, and the reason that its docstring gives."""
+    hints, helps = get_type_hints(recipe), _arguments(recipe.__doc__ or "")
+    parameters = list(inspect.signature(recipe).parameters.values())[1:]
+    return {p.name: Knob(hints.get(p.name, str), p.default, helps.get(p.name, "")) for p in parameters}
+
+
+def resolve(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every knob with its value: as given, else its default. UserError for a name that the recipe has not."""
+    known = knobs(recipe)
+    for name in given:
+        if name not in known:
+            raise unknown("knob", name, known)
+    return {name: given.get(name, knob.default) for name, knob in known.items()}
+
+
+def rebuild(run: "Run", recipe_file: str | None = None) -> "Experiment":
+    """The experiment of a run, made again from its knobs and facts; weights are not loaded.
+
+    A run folder by itself never makes code run: that of a recipe of the user's own is named again. UserError where it is not.
+    """
+    from gander.recipes.experiment import Facts
+
+    name = run.described["recipe"]
+    if name.endswith(".py") and recipe_file is None:
+        raise UserError(f"{run.folder} was made by a recipe of your own; name it again: --recipe ./{name}")
+    recipe = load(recipe_file or name)
+    try:
+        facts = Facts(**run.described["facts"])
+        return recipe(facts, **{key: as_typed(value) for key, value in resolve(recipe, run.described["knobs"]).items()})
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{run.folder}/run.json does not fit the recipe {name} ({error}); restore it from a copy") from None
+
+
+def as_typed(value: Any) -> Any:
+    """JSON has no tuples: its lists are knobs that were tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    """The `Args:` of a docstring: name -> its lines as one."""
+    _, _, section = inspect.cleandoc(docstring).partition("\nArgs:\n")
+    found = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}

@@ -1,0 +1,144 @@
+"""A run is a folder: the contract between train, sample, score, look and report. It knows no torch.
+
+    run.json               recipe, knobs, facts, seed, data, versions, machine, command
+    log.jsonl              one object a line, appended by whole lines; a torn last line is ignored
+    checkpoints/<step>/    what `gander.train.checkpoint` writes
+    samples/               grids of fixed latents over time, and what `gander sample` makes
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gander.errors import UserError
+from gander.files import lock, read_json, write_json
+
+# What may change when a run goes on; all else in run.json must be what it was.
+FREE = ("command", "versions", "machine", "created", "device", "workers", "where")
+
+
+class Run:
+    """A run folder that exists. `Run.open` reads one, `Run.start` makes one or goes on with it."""
+
+    def __init__(self, folder: Path, described: dict[str, Any]):
+        self.folder, self.described = folder, described
+        self.checkpoints, self.samples = folder / "checkpoints", folder / "samples"
+        self.log_file = folder / "log.jsonl"
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Run":
+        """The run in `folder`. UserError where there is none."""
+        folder = Path(folder)
+        file = folder / "run.json"
+        if not file.is_file():
+            what = "is no run: it has no run.json" if folder.is_dir() else "does not exist"
+            raise UserError(f"{folder} {what}; runs are made by `gander train`")
+        described = read_json(file)
+        if not isinstance(described, dict) or not {"recipe", "knobs", "facts", "seed"} <= described.keys():
+            raise UserError(f"{file} does not describe a run: recipe, knobs, facts or seed are missing; restore it from a copy")
+        return cls(folder, described)
+
+    @classmethod
+    def start(cls, folder: Path, described: dict[str, Any], *, growing: bool = True) -> tuple["Run", bool]:
+        """Make the run, or go on with it where the same is asked of it again: (run, whether it was there).
+
+        `growing`: more steps of a run whose schedules do not depend on their total go on with it.
+        UserError with the differences and a free name where the folder holds another run, or something else.
+        """
+        if not (folder / "run.json").exists():
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"{folder} is a file; name a folder for the run with --run")
+            foreign = [f.name for f in folder.iterdir() if f.name not in ("lock",)] if folder.is_dir() else []
+            if foreign:
+                raise UserError(f"{folder} is a folder of something else (it holds {foreign[0]!r}); take --run {free_name(folder)}")
+            write_json(folder / "run.json", described)
+            return cls(folder, described), False
+        run = cls.open(folder)
+        before, now = dict(_flat(run.described)), dict(_flat(json.loads(json.dumps(described))))
+        if growing and now.get("knobs.steps", 0) >= before.get("knobs.steps", 0):
+            before["knobs.steps"] = now.get("knobs.steps")
+        if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
+            listed = ", ".join(f"{key.removeprefix('knobs.')} was {before.get(key)}, now {now.get(key)}" for key in changed[:5])
+            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+            advice = f"take --run {free_name(folder)}"
+            if changed == ["knobs.steps"]:
+                advice = f"to go on from its weights: --init {folder} --run {free_name(folder)}"
+            raise UserError(f"{folder} is another run ({listed}{more}); {advice}")
+        if run.described["knobs"].get("steps") != described["knobs"].get("steps"):
+            run.described["knobs"]["steps"] = described["knobs"]["steps"]
+            write_json(folder / "run.json", run.described)
+        return run, True
+
+    def lock(self) -> AbstractContextManager[None]:
+        """One writer at a time; the lock dies with its process."""
+        return lock(self.folder / "lock", f"{self.folder} is being written by another process; wait for it, or take --run NEW")
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Append one line: whole, or (after a power cut) ignored."""
+        line = (json.dumps(values, allow_nan=False) + "\n").encode()
+        with self.log_file.open("ab") as file:
+            file.write(line)
+            file.flush()
+
+    def logged(self) -> Iterator[dict[str, Any]]:
+        """The lines of the log in order. A torn last line is passed over; a broken one before it raises UserError."""
+        if not self.log_file.exists():
+            return
+        with self.log_file.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    value = json.loads(line)
+                except ValueError:
+                    raise UserError(f"{self.log_file} line {number} is not JSON; delete that line") from None
+                if not isinstance(value, dict):
+                    raise UserError(f"{self.log_file} line {number} is not an object; delete that line")
+                yield value
+
+    def truncate_log(self, step: int) -> None:
+        """Forget what was logged after `step`: those steps will be taken again."""
+        if not self.log_file.exists():
+            return
+        kept = "".join(json.dumps(line) + "\n" for line in self.logged() if line.get("step", 0) <= step)
+        temporary = self.log_file.with_suffix(".tmp")
+        temporary.write_text(kept)
+        os.replace(temporary, self.log_file)
+        if self.samples.is_dir():
+            for file in self.samples.glob("[0-9]" * 8 + ".png"):
+                if int(file.stem) > step:
+                    file.unlink()
+
+
+def circumstances() -> dict[str, Any]:
+    """When, with what and on which kind of machine: for the record; a run may go on under others."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("gander-torch", "torch", "numpy", "pillow")}},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "command": " ".join(["gander", *sys.argv[1:]]),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def free_name(folder: Path) -> Path:
+    """The first of folder-2, folder-3, ... that does not exist."""
+    number = 2
+    while (free := folder.with_name(f"{folder.name}-{number}")).exists():
+        number += 1
+    return free
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if path or key not in FREE:
+                yield from _flat(item, f"{path}.{key}" if path else key)
+    elif path.rpartition(".")[2] not in FREE:
+        yield path, value

@@ -1,0 +1,121 @@
+"""From a run folder to images: load the generator, draw, write."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gander import grids, recipes
+from gander.errors import UserError, unknown
+from gander.probes import PROBES
+from gander.run import Run
+from gander.train import checkpoint
+from gander.train.ema import ready
+from gander.train.gan import latents_of, sample
+
+
+def load_generator(
+    run: Run,
+    *,
+    step: int | None = None,
+    network: str = "ema",
+    standing: int = 0,
+    device: torch.device | str = "cpu",
+    recipe: str | None = None,
+) -> tuple[nn.Module, int]:
+    """The generator of a run's checkpoint, ready to sample from, and the checkpoint's step.
+
+    `standing` estimates batch norm's statistics again over so many batches of 64 latents of seed 0.
+    """
+    found, complaints = checkpoint.find(run.checkpoints, step)
+    networks = recipes.rebuild(run, recipe).networks
+    name = "generator_ema" if network == "ema" else "generator"
+    if name not in networks:
+        raise UserError(f"{run.folder} has no {name} to sample from; it has {', '.join(networks)}")
+    generator = networks[name].to(device)
+    checkpoint.load_network(found / f"{name}.safetensors", generator)
+    for complaint in complaints:
+        print(f"{complaint}; the one before it is taken")
+    inputs = [latents_of(generator, 0, range(i * 64, i * 64 + 64)) for i in range(standing)]
+    return ready(generator, [(z.to(device), y.to(device)) for z, y in inputs]), int(found.name)
+
+
+def numbered(label: str | None, classes: Sequence[str], num_classes: int) -> int | None:
+    """The number of a class given by name or number. UserError for one that is not there, or where there are no classes."""
+    if label is None:
+        return None
+    if not num_classes:
+        raise UserError(f"label {label!r} was asked for, but this run has no labels; leave --label out, or train sagan_official on classes")
+    if label in classes:
+        return list(classes).index(label)
+    if label.isdecimal() and int(label) < num_classes:
+        return int(label)
+    raise unknown("class", label, [*classes] or [f"0 to {num_classes - 1}"])
+
+
+@torch.no_grad()
+def draw_images(
+    generator: nn.Module,
+    seed: int,
+    count: int,
+    *,
+    label: int | None = None,
+    truncation: float | None = None,
+    interpolate: int = 0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """`count` images in [-1, 1]; with `interpolate` k, k images from each to the next and round again (labels stay the first's)."""
+    if count < 1:
+        raise UserError(f"{count} images were asked for; ask for 1 or more")
+    if truncation is not None and truncation <= 0:
+        raise UserError(f"truncation {truncation} is not over 0; 0.7 is a usual one")
+    if not interpolate:
+        return sample(generator, seed, range(count), label=label, truncation=truncation, device=device)
+    ends, labels = latents_of(generator, seed, range(count), label=label, truncation=truncation)
+    path = [great_circle(a, b, t / interpolate) for a, b in pairwise([*ends, ends[0]]) for t in range(interpolate)]
+    latents = torch.stack(path)
+    labels = labels[0].expand(len(latents))
+    parts = zip(latents.split(64), labels.split(64))
+    return torch.cat([generator(z.to(device), y.to(device)).float().cpu() for z, y in parts])
+
+
+def great_circle(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """sin((1-t)·φ)/sin φ · a + sin(t·φ)/sin φ · b, φ the angle between them: a straight line would pass lengths never drawn."""
+    angle = torch.arccos((a @ b / (a.norm() * b.norm())).clamp(-1, 1))
+    if angle < 1e-4:
+        return a + t * (b - a)
+    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+
+
+def write(path: Path, images: Tensor, columns: int | None = None) -> None:
+    """One sheet (.png), one moving image (.gif), else a folder of single files named by their index."""
+    pixels = grids.to_bytes(images)
+    if path.suffix == ".png":
+        grids.save_png(path, grids.enlarge(grids.grid(pixels, columns)))
+    elif path.suffix == ".gif":
+        grids.save_gif(path, [grids.enlarge(image, 256) for image in pixels])
+    elif path.suffix:
+        raise UserError(f"{path} is neither .png, .gif nor a folder; name one of these with --out")
+    else:
+        for i, image in enumerate(pixels):
+            grids.save_png(path / f"{i:06d}.png", np.asarray(image))
+
+
+def grader(data: str, every: int, seed: int) -> tuple[int, Callable[[Any, int], dict[str, float]]]:
+    """A watcher that grades 1,000 samples by the probe they were trained on. UserError for other data."""
+    if not data.startswith("probe:"):
+        raise UserError(f"--score-every grades samples of probes, and {data} is none; leave it out")
+    probe = PROBES[data.removeprefix("probe:")]
+
+    def grade(learner: Any, step: int) -> dict[str, float]:
+        generator = ready(learner.ema.network)
+        _, labels = latents_of(generator, seed, range(1000))
+        images = sample(generator, seed, range(1000), device=learner.precision.device)
+        grades = probe.grade(images, labels if generator.num_classes else None)
+        return {f"{probe.name}/{name}": value for name, value in grades.items()}
+
+    return every, grade

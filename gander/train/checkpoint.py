@@ -1,0 +1,166 @@
+"""Checkpoints that are whole or absent, and cannot run code.
+
+A checkpoint is a folder `checkpoints/<step>/`: one `<network>.safetensors` a network, `state.pt` (optimisers and the like:
+plain tensors and numbers, read with `weights_only=True`) and `manifest.json` with the hash of each file. It is written as a
+temporary folder, flushed to the disk and renamed, so that a kill at any moment leaves the one before it.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gander.errors import UserError
+from gander.files import read_json, sha256, sync_folder, write_json
+
+
+def save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Mapping[str, Any]) -> Path:
+    """Write `folder/<step>` and return it. Nothing of an earlier checkpoint is touched."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"{step:08d}"
+    temporary = folder / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        for name, network in networks.items():
+            tensors = {key: value.detach().cpu().contiguous() for key, value in _tensors(network).items()}
+            save_file(tensors, temporary / f"{name}.safetensors", metadata={"network": name, "step": str(step)})
+        torch.save(_plain(state), temporary / "state.pt")
+        hashes = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
+        write_json(temporary / "manifest.json", {"step": step, "sha256": hashes})
+        for file in temporary.iterdir():
+            with file.open("rb+") as handle:
+                os.fsync(handle.fileno())
+        sync_folder(temporary)
+        if final.exists():  # the same step again, after a resume: equal to the last bit, or damaged
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        sync_folder(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return final
+
+
+def saved(folder: Path) -> list[int]:
+    """The steps of the checkpoints that are there, in order."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(f.name) for f in folder.iterdir() if f.name.isdecimal() and (f / "manifest.json").is_file())
+
+
+def find(folder: Path, step: int | None = None) -> tuple[Path, list[str]]:
+    """The whole checkpoint of `step`, or the newest whole one; with a line for each damaged one that was passed over.
+
+    UserError where there is none.
+    """
+    steps = saved(folder)
+    if step is not None:
+        if step not in steps:
+            raise UserError(f"no checkpoint of step {step}; there are: {', '.join(map(str, steps)) or 'none'}")
+        steps = [step]
+    complaints: list[str] = []
+    for candidate in reversed(steps):
+        path = folder / f"{candidate:08d}"
+        if (wrong := damage(path)) is None:
+            return path, complaints
+        complaints.append(f"checkpoint {path} is damaged ({wrong})")
+    if complaints:
+        raise UserError(f"{complaints[0]} and no other is whole; restore one from a copy, or train again with --run NEW")
+    raise UserError(f"no checkpoint in {folder} yet; train longer, or save more often with --save-every")
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, by its hashes; None if nothing is."""
+    try:
+        hashes = read_json(path / "manifest.json")["sha256"]
+        for name, digest in hashes.items():
+            if Path(name).name != name:
+                return f"its manifest names {name!r}, which is no file of it"
+            if not (path / name).is_file():
+                return f"{name} is missing"
+            if sha256(path / name) != digest:
+                return f"{name} is not what was written"
+    except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
+        return f"manifest.json: {error}"
+    return None
+
+
+def load_network(file: Path, network: nn.Module) -> None:
+    """Copy the weights in `file` into `network`. UserError where the file or a name or shape in it does not fit."""
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{file} is not a readable safetensors file ({error})") from None
+    mine = _tensors(network)
+    if lacking := sorted(mine.keys() - tensors.keys()):
+        raise UserError(f"{file} lacks {lacking[0]!r} and {len(lacking) - 1} more: it is of another network or other knobs")
+    if extra := sorted(tensors.keys() - mine.keys()):
+        raise UserError(f"{file} has {extra[0]!r} and {len(extra) - 1} more that this network has not; are the knobs the same?")
+    for name, tensor in mine.items():
+        if tensor.shape != tensors[name].shape:
+            raise UserError(
+                f"{file}: {name!r} is {tuple(tensors[name].shape)}, this network's is {tuple(tensor.shape)}; are the knobs the same?"
+            )
+    with torch.no_grad():
+        for name, tensor in mine.items():
+            tensor.copy_(tensors[name])
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+
+
+def start_from(init: str, networks: Mapping[str, nn.Module]) -> None:
+    """Put the weights of a run (every network it shares with this one), or of one file (the generator's), into `networks`.
+
+    UserError where they are not there or do not fit.
+    """
+    path = Path(init)
+    if path.is_dir():
+        folder, _ = find(path / "checkpoints")
+        files = {file.stem: file for file in folder.glob("*.safetensors")}
+        if not (shared := files.keys() & networks.keys()):
+            raise UserError(f"--init {init}: its networks ({', '.join(sorted(files))}) are none of {', '.join(networks)}")
+        for name in shared:
+            load_network(files[name], networks[name])
+    elif path.is_file():
+        for name in networks.keys() & {"generator", "generator_ema"}:
+            load_network(path, networks[name])
+    else:
+        raise UserError(f"--init {init}: there is no such run folder or .safetensors file")
+
+
+def prune(folder: Path, keep_every: int, keep: Iterable[int] = ()) -> None:
+    """Delete all but the last two checkpoints, those of every `keep_every` steps (0: none), and those in `keep`."""
+    steps = saved(folder)
+    wanted = {*steps[-2:], *keep}
+    for step in steps:
+        if step not in wanted and not (keep_every and step % keep_every == 0):
+            shutil.rmtree(folder / f"{step:08d}")
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, shared ones once."""
+    named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    persistent = network.state_dict(keep_vars=True).keys()
+    return {name: tensor for name, tensor in named.items() if name in persistent}
+
+
+def _plain(value: Any) -> Any:
+    """Tensors on the CPU, in plain dicts, lists and numbers: all that `weights_only=True` will read."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(f"a {type(value).__name__} cannot go into a checkpoint; make it a tensor or a plain number")

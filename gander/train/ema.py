@@ -1,0 +1,54 @@
+"""The exponential moving average of a network's weights: the copy that samples and scores are made with."""
+
+from collections.abc import Iterable
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from gander.layers.norms import has_batch_statistics
+from gander.layers.spectral_norm import refresh
+
+
+class EMA:
+    """average <- d·average + (1 - d)·weights,  d = min(decay, (1 + step) / (10 + step)): early steps are soon forgotten.
+
+    Parameters are averaged, buffers are copied: an average of spectral norm's vectors would be no singular vector.
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.999):
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), got {decay}")
+        self.decay = decay
+        self.network = deepcopy(network).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
+        for mine, theirs in zip(self.network.buffers(), network.buffers()):
+            mine.copy_(theirs)
+
+
+@torch.no_grad()
+def ready(network: nn.Module, batches: Iterable[tuple[Tensor, ...]] = (), refreshes: int = 5) -> nn.Module:
+    """A copy of `network` to sample from: spectral norm refreshed for these weights, in eval mode.
+
+    With `batches` of its inputs the batch statistics are estimated again, as their mean over these batches ("standing
+    statistics"). The network itself keeps every bit of its state.
+    """
+    copy = deepcopy(network).requires_grad_(False)
+    for _ in range(refreshes):
+        refresh(copy)
+    batches = list(batches)
+    if batches and has_batch_statistics(copy):
+        norms = [m for m in copy.modules() if hasattr(m, "running_mean")]
+        momenta = [m.momentum for m in norms]
+        copy.train()
+        for count, inputs in enumerate(batches, start=1):
+            for norm in norms:
+                norm.momentum = 1 / count  # the running mean of the batches so far
+            copy(*inputs)
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+    return copy.eval()

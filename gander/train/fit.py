@@ -1,0 +1,230 @@
+"""One loop for every learner: log, save, sample, watch, resume, stop. It knows no game.
+
+A learner is anything with `step(step, batches, draws) -> dict of tensors`, `networks`, `state_dict`, `load_state_dict`;
+`details()` (more for the log) and `samples(seed)` (images to look at) where it has them.
+"""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gander import distributed, draws
+from gander.errors import UserError, missing_extra
+from gander.grids import enlarge, grid, save_png, to_bytes
+from gander.run import Run
+from gander.train import checkpoint
+
+
+class Learner(Protocol):
+    """What `fit` asks of a learner. A step is one optimiser step of its main network; `draws_per_step` batches go into it."""
+
+    draws_per_step: int
+    accumulate: int
+
+    @property
+    def networks(self) -> dict[str, nn.Module]: ...
+    def to(self, device: torch.device, precision: str = "fp32") -> "Learner": ...
+    def step(self, step: int, batches: list, draw: draws.Draws) -> dict[str, Tensor]: ...
+    def details(self) -> dict[str, Tensor]: ...
+    def samples(self, seed: int, count: int = 64) -> Tensor: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+Watcher = tuple[int, Callable[[Learner, int], dict[str, float]]]  # every so many steps, a function of (learner, step)
+
+
+def resume(learner: Learner, run: Run) -> int:
+    """Put the newest whole checkpoint of the run into the learner; the step it was saved after, 0 where there is none."""
+    if not checkpoint.saved(run.checkpoints):
+        run.truncate_log(0) if distributed.rank() == 0 else None
+        return 0
+    path, complaints = checkpoint.find(run.checkpoints)
+    for complaint in complaints:
+        tqdm.write(f"{complaint}; the one before it is taken", file=sys.stderr)
+    for name, network in learner.networks.items():
+        checkpoint.load_network(path / f"{name}.safetensors", network)
+    state = checkpoint.load_state(path)
+    learner.load_state_dict(state["learner"])
+    if distributed.rank() == 0:
+        run.truncate_log(state["step"])
+    return state["step"]
+
+
+class Outcome(NamedTuple):
+    step: int
+    signal: int  # the signal that asked to stop before the last step, or 0
+
+
+def fit(
+    learner: Learner,
+    batches: Callable[[int], list],
+    run: Run,
+    *,
+    steps: int,
+    batch: int,
+    seed: int = 0,
+    log_every: int = 50,
+    save_every: int = 1000,
+    sample_every: int = 500,
+    keep_every: int = 0,
+    watchers: Sequence[Watcher] = (),
+    tensorboard: bool = False,
+) -> Outcome:
+    """Train to `steps` steps, going on from the newest whole checkpoint of the run.
+
+    `batches(step)` gives the step's global batches, cut for this process; `batch` is their size, for the images/s. Saves
+    every `save_every` steps, at the end and when a signal asks to stop; keeps the last two checkpoints and every
+    `keep_every`-th step. Raises UserError where a loss, a gradient or a weight is no finite number, before it reaches a
+    checkpoint.
+    """
+    done = resume(learner, run)
+    journal = Journal(run, steps, batch * learner.draws_per_step, done, tensorboard)
+    watchers = [(every, watch) for every, watch in watchers if every]
+    recent: list[tuple[int, dict[str, Tensor]]] = []
+    stop = 0
+    with _signals() as asked, journal:
+        if done == 0 and sample_every:
+            journal.samples(learner, 0, seed)
+        while done < steps and not stop:
+            torch.manual_seed(draws.key_seed("layers", seed, done))  # for what layers draw themselves, as dropout does
+            recent.append((done + 1, learner.step(done, batches(done), draws.at_step(seed, done))))
+            done += 1
+            stop = distributed.agree(asked[0])
+            last = done == steps
+            due = [watch for every, watch in watchers if done % every == 0 or last]
+            logging, saving = done % log_every == 0 or last, done % save_every == 0 or last or stop
+            if logging or saving or due:
+                values = _checked(recent, learner if saving else None)
+                recent.clear()
+                if logging:
+                    journal.log(done, {**values, **{name: float(value) for name, value in learner.details().items()}})
+                for watch in due:
+                    journal.watched(done, watch(learner, done))
+            if sample_every and (done % sample_every == 0 or last):
+                journal.samples(learner, done, seed)
+            if saving and distributed.rank() == 0:
+                checkpoint.save(run.checkpoints, done, learner.networks, {"step": done, "learner": learner.state_dict()})
+                checkpoint.prune(run.checkpoints, keep_every)
+            distributed.barrier() if saving else None
+            journal.bar.update()
+    return Outcome(done, stop if done < steps else 0)
+
+
+class Journal:
+    """What a run tells while it goes: lines in its log, a progress bar (or plain lines where there is no terminal), grids."""
+
+    def __init__(self, run: Run, steps: int, images_per_step: int, start: int, tensorboard: bool):
+        self.run, self.steps, self.images_per_step = run, steps, images_per_step
+        self.chief = distributed.rank() == 0
+        self.plain = not sys.stderr.isatty()
+        self.bar = tqdm(total=steps, initial=start, unit="step", disable=self.plain or not self.chief, dynamic_ncols=True)
+        self.writer = _summary_writer(run) if tensorboard and self.chief else None
+        self.since, self.clock = start, time.perf_counter()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+        if self.writer:
+            self.writer.close()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        now = time.perf_counter()
+        steps_per_second = (step - self.since) / max(now - self.clock, 1e-9)
+        self.since, self.clock = step, now
+        speed = steps_per_second * self.images_per_step
+        self._write({"step": step, **values, "images_per_second": round(speed, 2), "time": round(time.time(), 1)})
+        self.bar.set_postfix_str(f"{speed:.0f} images/s", refresh=False)
+        if self.plain:
+            left = tqdm.format_interval((self.steps - step) / steps_per_second)
+            losses = "  ".join(f"{name} {value:.3g}" for name, value in values.items() if name.endswith("loss"))
+            self.say(f"step {step:,}/{self.steps:,}  {losses}  {speed:.0f} images/s  {left} left")
+
+    def watched(self, step: int, values: Mapping[str, float]) -> None:
+        self._write({"step": step, **values})
+        self.say(f"step {step:,}  " + "  ".join(f"{name} {value:.3g}" for name, value in values.items()))
+
+    def samples(self, learner: Learner, step: int, seed: int) -> None:
+        """The samples of fixed latents, as `samples/<step>.png`."""
+        if self.chief:
+            images = to_bytes(learner.samples(seed))
+            save_png(self.run.samples / f"{step:08d}.png", enlarge(grid(images)))
+
+    def say(self, line: str) -> None:
+        if self.chief:
+            tqdm.write(line, file=sys.stderr)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.chief:
+            self.run.log(line)
+            if self.writer:
+                for name, value in line.items():
+                    self.writer.add_scalar(name, value, line["step"])
+
+
+def _checked(recent: list[tuple[int, dict[str, Tensor]]], learner: Learner | None) -> dict[str, float]:
+    """The values of the last step, as their mean over processes, once all since the last look are known to be finite.
+
+    With a learner its weights and buffers are looked at too. The verdict is that of all processes.
+    """
+    table = torch.stack([torch.stack([value.float() for value in values.values()]) for _, values in recent])
+    table = distributed.all_reduce(table) / distributed.processes()  # a NaN of one process is a NaN for all
+    rows = table.tolist()
+    for (step, values), row in zip(recent, rows):
+        for name, value in zip(values, row):
+            if not math.isfinite(value):
+                raise UserError(_not_finite(step, name.replace("_", " "), value))
+    for network_name, network in (learner.networks if learner else {}).items():
+        named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        floats = {name: tensor for name, tensor in named.items() if tensor.is_floating_point() and tensor.numel()}
+        finite = torch.stack([tensor.detach().isfinite().all() for tensor in floats.values()]).tolist()
+        for name, fine in zip(floats, finite):
+            if not fine:
+                raise UserError(_not_finite(recent[-1][0], f"{network_name}'s {name}", math.nan))
+    return dict(zip(recent[-1][1], rows[-1]))
+
+
+def _not_finite(step: int, what: str, value: float) -> str:
+    return (
+        f"step {step}: the {what} is {value}, so the run was stopped and nothing of it reached a checkpoint; "
+        "take lower learning rates or --precision fp32 and another --run, or say the same again to try from the last checkpoint"
+    )
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM set a flag that is read between steps; a second one stops at once."""
+    asked = [0]
+
+    def hear(number: int, frame: Any) -> None:
+        if asked[0]:
+            raise KeyboardInterrupt
+        asked[0] = number
+
+    try:
+        before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever runs us there hears the signals
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _summary_writer(run: Run) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise missing_extra("tensorboard", "tensorboard", "--tensorboard") from None
+    return SummaryWriter(str(run.folder / "tensorboard"))

@@ -1,0 +1,260 @@
+"""The game: a generator and a discriminator that learn from each other. A learner neither logs nor saves; `fit` does."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gander import distributed, draws
+from gander.data.augment import Augment, horizontal_flip
+from gander.layers.norms import has_batch_statistics
+from gander.layers.spectral_norm import by_step, refresh, sigmas
+from gander.losses import Adversarial
+from gander.train.ema import EMA, ready
+from gander.train.precision import Precision
+
+Batch = list[tuple[Tensor, Tensor]]
+Penalty = Callable[..., Tensor]
+
+
+class Gan:
+    """One step: `n_dis` updates of the discriminator, one of the generator.
+
+    Args:
+        generator, discriminator: by the contract of `gander.models`; made channels_last, spectral norms switched to by-step.
+        generator_optimizer, discriminator_optimizer: over their parameters.
+        loss: a pair from `gander.losses`.
+        penalties: (function of `gander.penalties`, weight) pairs, added to the discriminator's loss.
+        n_dis: discriminator updates a step; each takes its own batch.
+        accumulate: micro-batches of one batch whose gradients are averaged. A network with batch norm sees each apart.
+        simultaneous: both gradients from the same weights, as the article has it; else the discriminator moves first.
+        ema: decay of the average of the generator's weights.
+        augment: DiffAugment, on real and fake images alike.
+        flip: mirror half of the real images.
+        dequantize: real images get U(0, 1/128) on top, so that no value is exactly one of 256.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        *,
+        generator_optimizer: torch.optim.Optimizer,
+        discriminator_optimizer: torch.optim.Optimizer,
+        loss: Adversarial,
+        penalties: Sequence[tuple[Penalty, float]] = (),
+        n_dis: int = 1,
+        accumulate: int = 1,
+        simultaneous: bool = False,
+        ema: float = 0.999,
+        augment: Augment | None = None,
+        flip: bool = False,
+        dequantize: bool = False,
+    ):
+        self.generator, self.discriminator = by_step(generator), by_step(discriminator)
+        self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
+        self.loss, self.penalties = loss, list(penalties)
+        self.draws_per_step, self.accumulate, self.simultaneous = n_dis, accumulate, simultaneous
+        self.augment, self.flip, self.dequantize = augment, flip, dequantize
+        self.ema = EMA(generator, ema)
+        # Statistics of a batch must not mix real and fake images; without them one pass over both is the same and cheaper.
+        self.apart = has_batch_statistics(discriminator)
+        self.precision = Precision("fp32", torch.device("cpu"))
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator, "discriminator": self.discriminator, "generator_ema": self.ema.network}
+
+    def to(self, device: torch.device, precision: str = "fp32") -> "Gan":
+        for network in self.networks.values():
+            network.to(device=device, memory_format=torch.channels_last)
+        self.precision = Precision(precision, device)
+        return self
+
+    def step(self, step: int, batches: list[Batch], draw: draws.Draws) -> dict[str, Tensor]:
+        """Take one step on this process's share of the global batches. All values returned stay on the device."""
+        self.generator.train()
+        self.discriminator.train()
+        log: dict[str, Tensor] = {}
+        for i, batch in enumerate(batches):
+            together = self.simultaneous and i == len(batches) - 1
+            refresh(self.discriminator)
+            if together:
+                refresh(self.generator)
+            log |= self._discriminator_gradients(batch, draw, i)
+            if not together:
+                log |= self._descend("discriminator", self.discriminator, self.discriminator_optimizer)
+        if not self.simultaneous:
+            refresh(self.generator)
+        log |= self._generator_gradients(batches[-1], draw)
+        if self.simultaneous:
+            log |= self._descend("discriminator", self.discriminator, self.discriminator_optimizer)
+        log |= self._descend("generator", self.generator, self.generator_optimizer)
+        self.precision.update()
+        self.ema.update(self.generator, step)
+        return log
+
+    def _discriminator_gradients(self, batch: Batch, draw: draws.Draws, i: int) -> dict[str, Tensor]:
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        latents, labels = self._latents(batch, draw, f"discriminator {i}")
+        reals = self._reals(batch, draw, f"{i}")
+        real_looks, fake_looks = (self._looks(batch, draw, f"{kind} {i}") for kind in ("real", "fake"))
+        epsilons = self._cut(torch.rand(self._size(batch), generator=draw(f"penalty {i}"))) if self.penalties else None
+        sums: dict[str, Tensor] = {}
+        for m, (_, real_labels) in enumerate(batch):
+            with torch.no_grad(), self.precision.autocast():
+                fake = self.generator(latents[m], labels[m])
+            real, fake = real_looks(reals[m], m), fake_looks(fake.float(), m)
+            with self.precision.autocast():
+                real_logits, fake_logits = self._judge(real, real_labels, fake, labels[m])
+            loss = self.loss.discriminator(real_logits, fake_logits)
+            values = {"discriminator_loss": loss, "real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
+            for penalty, weight in self.penalties:
+                assert epsilons is not None
+                value = penalty(self.discriminator, real, real_labels, fake, labels[m], epsilons[m])
+                values[penalty.__name__] = value
+                loss = loss + weight * value
+            self.precision.backward(loss / self.accumulate)
+            _add(sums, values, 1 / self.accumulate)
+        return sums
+
+    def _generator_gradients(self, batch: Batch, draw: draws.Draws) -> dict[str, Tensor]:
+        self.generator_optimizer.zero_grad(set_to_none=True)
+        # The simultaneous form differentiates both losses at the same fakes.
+        role = f"discriminator {self.draws_per_step - 1}" if self.simultaneous else "generator"
+        latents, labels = self._latents(batch, draw, role)
+        reals = self._reals(batch, draw, "generator") if self.loss.paired else None
+        real_looks, fake_looks = (self._looks(batch, draw, f"{kind} generator") for kind in ("real", "fake"))
+        sums: dict[str, Tensor] = {}
+        self.discriminator.requires_grad_(False)
+        try:
+            for m, (_, real_labels) in enumerate(batch):
+                with self.precision.autocast():
+                    fake = self.generator(latents[m], labels[m])
+                fake = fake_looks(fake.float(), m)
+                with self.precision.autocast():
+                    fake_logits = self.discriminator(fake, labels[m]).float()
+                    real_logits = None
+                    if reals is not None:
+                        with torch.no_grad():
+                            real_logits = self.discriminator(real_looks(reals[m], m), real_labels).float()
+                loss = self.loss.generator(real_logits, fake_logits)
+                self.precision.backward(loss / self.accumulate)
+                _add(sums, {"generator_loss": loss}, 1 / self.accumulate)
+        finally:
+            self.discriminator.requires_grad_(True)
+        return sums
+
+    def _judge(self, real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.apart:
+            return self.discriminator(real, real_labels).float(), self.discriminator(fake, fake_labels).float()
+        logits = self.discriminator(torch.cat([real, fake]), torch.cat([real_labels, fake_labels])).float()
+        return logits[: len(real)], logits[len(real) :]
+
+    def _descend(self, name: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        parameters = list(network.parameters())
+        distributed.average_gradients(parameters)
+        norm = self.precision.step(optimizer, parameters)
+        return {f"{name}_gradient": norm}
+
+    # Every draw is made for the global batch and cut as the batch is, so that processes and devices change nothing.
+
+    def _size(self, batch: Batch) -> int:
+        return sum(len(images) for images, _ in batch) * distributed.processes()
+
+    def _cut(self, drawn: Tensor) -> list[Tensor]:
+        return [share.to(self.precision.device, non_blocking=True) for share in distributed.shares(drawn, self.accumulate)]
+
+    def _latents(self, batch: Batch, draw: draws.Draws, role: str) -> tuple[list[Tensor], list[Tensor]]:
+        n, generator = self._size(batch), self.generator
+        latents = torch.randn(n, generator.latent_dim, generator=draw(f"latent {role}"))
+        labels = torch.randint(max(1, generator.num_classes), (n,), generator=draw(f"label {role}"))
+        return self._cut(latents), self._cut(labels)
+
+    def _reals(self, batch: Batch, draw: draws.Draws, name: str) -> list[Tensor]:
+        images = [images for images, _ in batch]
+        if self.flip:
+            coins = self._cut(torch.rand(self._size(batch), generator=draw(f"flip {name}")))
+            images = [horizontal_flip(x, coin) for x, coin in zip(images, coins)]
+        if self.dequantize:
+            noise = torch.rand(self._size(batch), *images[0].shape[1:], generator=draw(f"dequantize {name}"))
+            images = [x + share / 128 for x, share in zip(images, self._cut(noise))]
+        return images
+
+    def _looks(self, batch: Batch, draw: draws.Draws, name: str) -> Callable[[Tensor, int], Tensor]:
+        """What the discriminator is shown of micro-batch m: the augmented images, or the images."""
+        augment = self.augment
+        if augment is None:
+            return lambda images, m: images
+        parameters = self._cut(augment.draw(draw(f"augment {name}"), self._size(batch)))
+        return lambda images, m: augment.apply(images, parameters[m])
+
+    def details(self) -> dict[str, Tensor]:
+        """What is worth a line in the log beside the losses: γ of each attention layer, σ of each normalised weight."""
+        found: dict[str, Tensor] = {}
+        for name, network in (("generator", self.generator), ("discriminator", self.discriminator)):
+            for layer, parameter in network.named_parameters():
+                if layer.endswith("gamma") and parameter.numel() == 1:
+                    found[f"gamma/{name}.{layer.removesuffix('.gamma')}"] = parameter.detach().reshape(()).clone()
+            found |= {f"sigma/{name}.{layer}": sigma for layer, sigma in sigmas(network).items()}
+        return found
+
+    def samples(self, seed: int, count: int = 64) -> Tensor:
+        """The first `count` samples of the averaged generator; labels go round through the classes."""
+        return sample(ready(self.ema.network), seed, range(count), device=self.precision.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "generator_optimizer": self.generator_optimizer.state_dict(),
+            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+            "precision": self.precision.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.generator_optimizer.load_state_dict(state["generator_optimizer"])
+        self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        self.precision.load_state_dict(state["precision"])
+
+
+def latents_of(
+    generator: nn.Module, seed: int, indices: Sequence[int], *, label: int | None = None, truncation: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Latents (n, d) and labels (n,) of these samples: each from a generator of its own, keyed (seed, index).
+
+    Labels go round through the classes by index unless `label` names one. `truncation` t draws each number from the
+    normal law cut to [-t, t]: less variety, more typical images.
+    """
+    d = generator.latent_dim
+    if truncation is None:
+        rows = [torch.randn(d, generator=draws.of_sample(seed, i)) for i in indices]
+    else:
+        # the inverse of the normal distribution function, of a uniform number between its values at -t and t
+        low, high = torch.special.ndtr(torch.tensor([-truncation, truncation], dtype=torch.float64))
+        uniform = [torch.rand(d, generator=draws.of_sample(seed, i), dtype=torch.float64) for i in indices]
+        rows = [torch.special.ndtri(low + (high - low) * u).float() for u in uniform]
+    labels = [label if label is not None else i % max(1, generator.num_classes) for i in indices]
+    return torch.stack(rows), torch.tensor(labels)
+
+
+@torch.no_grad()
+def sample(
+    generator: nn.Module,
+    seed: int,
+    indices: Sequence[int],
+    *,
+    label: int | None = None,
+    truncation: float | None = None,
+    batch: int = 64,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Images (n, c, h, w) in [-1, 1] of these samples, on the CPU. `generator` is one that is `ready`."""
+    latents, labels = latents_of(generator, seed, indices, label=label, truncation=truncation)
+    parts = zip(latents.split(batch), labels.split(batch))
+    return torch.cat([generator(z.to(device), y.to(device)).float().cpu() for z, y in parts])
+
+
+def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor], weight: float) -> None:
+    for name, value in values.items():
+        value = value.detach() * weight
+        sums[name] = sums[name] + value if name in sums else value

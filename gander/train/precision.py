@@ -1,0 +1,61 @@
+"""fp32, bf16 or fp16: what a forward runs in, and how its gradient becomes a step."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gander.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve(asked: str | None, device: torch.device) -> str:
+    """The precision that was asked for; else bf16 on CUDA devices that have it without emulation, else fp32.
+
+    UserError for a precision that the device has not.
+    """
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if asked is None:
+        return "bf16" if native else "fp32"
+    if asked not in DTYPES:
+        raise UserError(f"no precision called {asked!r}; there are: {', '.join(DTYPES)}")
+    if asked != "fp32" and device.type == "mps":
+        raise UserError(f"precision {asked} is not tried on MPS; take --precision fp32")
+    return asked
+
+
+class Precision:
+    """Autocast for forwards, loss scaling for fp16. Penalties, losses and norms of the batch stay in fp32."""
+
+    def __init__(self, name: str, device: torch.device):
+        self.name, self.device = name, device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+
+    def autocast(self) -> AbstractContextManager:
+        # no weight cache: under no_grad it would keep copies without a graph, and a parametrised weight is new at each forward
+        kind = "cpu" if self.device.type == "meta" else self.device.type
+        return torch.autocast(kind, DTYPES[self.name], enabled=self.name != "fp32", cache_enabled=False)
+
+    def backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def step(self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Tensor:
+        """Take the step (fp16: not where the scaled gradient overflowed) and return the norm of the gradient."""
+        self.scaler.unscale_(optimizer) if self.name == "fp16" else None
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.scaler.step(optimizer)
+        # an overflow is the scaler's business: the step was not taken, the scale will fall
+        return torch.nan_to_num(norm, nan=0.0, posinf=0.0) if self.name == "fp16" else norm
+
+    def update(self) -> None:
+        self.scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state:
+            self.scaler.load_state_dict(dict(state))
