@@ -7,7 +7,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from gander import __version__
 from gander.errors import UserError, unknown
@@ -66,8 +66,9 @@ def _run(words: list[str]) -> int:
     function = verbs.VERBS[verb]
     places = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     given, words = _positional(verb, places, words)
-    fields = _fields(function, given.get("recipe") if verb in WITH_KNOBS else None)
-    values = _parse(f"gander {verb} {' '.join(given.values())}".strip(), function, fields, words)
+    knobs = _knobs(given["recipe"]) if verb in WITH_KNOBS else {}
+    program = f"gander {verb} {' '.join(given.values())}".strip()
+    values = _parse(program, function, _flags(function), knobs, words)
     outcome = function(**given, **values)
     return 128 + outcome.signal if verb == "train" and outcome.signal else 0
 
@@ -95,53 +96,81 @@ def _positional(verb: str, names: list[str], words: list[str]) -> tuple[dict[str
     return given, rest
 
 
-def _fields(function: Callable, recipe: str | None) -> dict[str, tuple[Any, Any, str]]:
-    """Flag name -> (type, default, help), of the verb and of the recipe."""
+Flag = tuple[Any, Any, str]  # type, default, help
+
+
+def _flags(function: Callable) -> dict[str, Flag]:
+    """The keyword-only arguments of a verb."""
     from gander import recipes
 
-    hints, helps = get_type_hints(function), recipes._arguments(function.__doc__ or "")
+    hints, helps = get_type_hints(function), recipes.arguments(function.__doc__ or "")
     options = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    fields = {p.name: (hints[p.name], p.default, helps.get(p.name, "")) for p in options}
-    if recipe is not None:
-        fields |= recipes.knobs(recipes.load(recipe))
-    return fields
+    return {p.name: (hints[p.name], p.default, helps.get(p.name, "")) for p in options}
 
 
-def _parse(program: str, function: Callable, fields: dict[str, tuple[Any, Any, str]], words: list[str]) -> dict[str, Any]:
+def _knobs(recipe: str) -> dict[str, Flag]:
+    from gander import recipes
+
+    return dict(recipes.knobs(recipes.load(recipe)))
+
+
+def _parse(program: str, function: Callable, flags: dict[str, Flag], knobs: dict[str, Flag], words: list[str]) -> dict[str, Any]:
     import tyro
 
-    flags = {f"--{name.replace('_', '-')}" for name in fields}
-    flags |= {f"--no-{name.replace('_', '-')}" for name, (kind, _, _) in fields.items() if kind is bool}
+    known = {f"--{name.replace('_', '-')}" for name in flags | knobs}
+    known |= {f"--no-{name.replace('_', '-')}" for name, (kind, _, _) in (flags | knobs).items() if kind is bool}
     for word in words:
         flag = word.partition("=")[0].replace("_", "-")
-        if flag.startswith("--") and flag not in flags and flag != "--help":
-            raise unknown("knob" if "recipe" in program or len(fields) > 12 else "flag", flag, flags)
-    made = dataclasses.make_dataclass(
-        "Flags",
-        [
-            (name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default))
-            if default is not inspect.Parameter.empty
-            else (name, Annotated[kind, tyro.conf.arg(help=text)])
-            for name, (kind, default, text) in sorted(fields.items(), key=lambda item: item[1][1] is not inspect.Parameter.empty)
-        ],
-    )
-    made.__doc__ = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
+        if flag.startswith("--") and flag not in known and flag != "--help":
+            raise unknown("knob" if knobs else "flag", flag, known)
+    given = {word.partition("=")[0].replace("_", "-") for word in words}
+    for name, (_, default, text) in flags.items():
+        if default is inspect.Parameter.empty and f"--{name}" not in given and not given & {"-h", "--help"}:
+            raise UserError(f"{program} needs --{name}: {text}")
+    groups = [("command", _made("command", flags)), *([("knob", _made("knob", knobs))] if knobs else [])]
+    both = dataclasses.make_dataclass("Flags", groups)
+    both.__doc__ = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            flags_given = tyro.cli(made, args=words, prog=program, config=(tyro.conf.FlagConversionOff,) if False else ())
+            parsed = tyro.cli(both, args=words, prog=program, config=(tyro.conf.OmitArgPrefixes,))
     except SystemExit as end:
         if end.code in (0, None):
             raise
-        raise UserError(_one_line(complaint.getvalue())) from None
-    return {name: getattr(flags_given, name) for name in fields}
+        raise UserError(_one_line(complaint.getvalue(), program)) from None
+    return {name: getattr(getattr(parsed, group), name) for group, made in groups for name in made.__dataclass_fields__}
 
 
-def _one_line(complaint: str) -> str:
-    """The parser's boxed complaint as one line."""
+def _made(name: str, fields: dict[str, Flag]) -> type:
+    """A dataclass whose fields are the flags: what tyro reads."""
+    import tyro
+
+    required = inspect.Parameter.empty
+    return dataclasses.make_dataclass(
+        name,
+        [
+            (key, Annotated[kind, tyro.conf.arg(help=text, metavar=_metavar(kind))])
+            + ((dataclasses.field(default=default),) if default is not required else ())
+            for key, (kind, default, text) in sorted(fields.items(), key=lambda item: item[1][1] is not required)
+        ],
+    )
+
+
+def _metavar(kind: Any) -> str | None:
+    """INT for `int | None`, where tyro would write {None}|INT; its own word for the rest."""
+    kinds = [k for k in get_args(kind) if k is not type(None)]
+    if type(None) not in get_args(kind) or len(kinds) != 1:
+        return None
+    return "INT [INT ...]" if get_args(kinds[0]) else kinds[0].__name__.upper()
+
+
+def _one_line(complaint: str, program: str) -> str:
+    """The parser's boxed complaint as one line, without its title and its copy of the help."""
     words = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
     lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in words.splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith(("Parsing error", "For full helptext")))
+    text = " ".join(line for line in lines[1:] if line and not line.startswith("For full helptext"))
+    text = text.partition("Argument helptext:")[0].replace(f"{program} --help", "").strip()
+    return f"{text.removeprefix('Error parsing ')}; `{program} --help` tells more"
 
 
 if __name__ == "__main__":

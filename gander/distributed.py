@@ -95,7 +95,8 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     flat = torch.cat([g.reshape(-1) for g in gradients])
     dist.all_reduce(flat)
     flat /= processes()
-    torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(flat.split([g.numel() for g in gradients]), gradients)])
+    parts = flat.split([g.numel() for g in gradients])
+    torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
 
 def agree(value: int, device: torch.device | None = None) -> int:

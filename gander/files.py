@@ -1,6 +1,7 @@
 """Files that are whole or absent: atomic writes, hashes, the cache folder, the lock of a run folder, safe archives."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -56,14 +57,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _sha256(file)
-
-
-def _sha256(file) -> str:
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -104,7 +101,9 @@ def lock(path: Path, refusal: str) -> Iterator[None]:
                 import fcntl
 
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                raise UserError(f"{path} cannot be locked ({error.strerror}); put it on a disk that knows locks") from None
             raise UserError(refusal) from None
         yield
     finally:

@@ -5,7 +5,7 @@ float32 or wider: autocast leaves relu and mean in the logits' own type.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,7 +23,7 @@ class Adversarial(NamedTuple):
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
-    generator: Callable[[Tensor | None, Tensor], Tensor]
+    generator: Callable[[Any, Tensor], Tensor]
     paired: bool
 
 

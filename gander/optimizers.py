@@ -6,20 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Number = float | int
+
 
 def adam(
-    parameters: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float = 1e-8
+    parameters: Iterable[Tensor] | Iterable[dict[str, Any]], lr: Number, betas: tuple[Number, Number], eps: Number = 1e-8
 ) -> torch.optim.Adam:
     """Adam (Kingma & Ba 2015), fused where all parameters are floats on a CPU or a CUDA device, else torch's own choice.
 
     Tensors or parameter groups, as torch takes them. The numbers may be integers: torch 2.13 refuses betas of (0, 0.9).
     """
-    groups = list(parameters)
-    tensors: list[Any] = []
-    for group in groups:
+    groups: list[Any] = list(parameters)
+    tensors: list[Tensor] = []
+    for i, group in enumerate(groups):
         if isinstance(group, dict):
-            group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-            tensors += group["params"]
+            inside = group["params"]
+            groups[i] = {**group, "params": [inside] if isinstance(inside, Tensor) else list(inside)}
+            tensors += groups[i]["params"]
         else:
             tensors.append(group)
     fused = all(tensor.is_floating_point() and tensor.device.type in ("cpu", "cuda") for tensor in tensors)

@@ -15,13 +15,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gander.errors import UserError
 from gander.files import lock, read_json, write_json
 
 # What may change when a run goes on; all else in run.json must be what it was.
 FREE = ("command", "versions", "machine", "created", "device", "workers", "where")
+
+
+class Outcome(NamedTuple):
+    """How far a training came, and the signal that asked it to stop before its last step (0 for none)."""
+
+    step: int
+    signal: int
 
 
 class Run:

@@ -10,12 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from gander.errors import UserError
-
-if TYPE_CHECKING:
-    from gander.train.fit import Outcome
+from gander.run import Outcome, Run, circumstances
 
 say: Callable[..., None] = print
 
@@ -79,7 +77,7 @@ def train(
     allow_broken: bool = False,
     tensorboard: bool = False,
     **knobs: Any,
-) -> "Outcome":
+) -> Outcome:
     """Train a recipe on images. Stop it with Ctrl-C; say the same again to go on.
 
     Args:
@@ -107,7 +105,6 @@ def train(
     from gander.data import open_source, prepare
     from gander.data.batches import Batches
     from gander.recipes.experiment import Facts
-    from gander.run import Run, circumstances
     from gander.sampling import grader
     from gander.train import precision as precisions
     from gander.train.checkpoint import start_from
@@ -237,7 +234,6 @@ def sample(
         recipe: the file of your own recipe, where the run was made by one.
     """
     from gander import distributed
-    from gander.run import Run
     from gander.sampling import draw_images, load_generator, numbered, write
 
     the_run = Run.open(run)

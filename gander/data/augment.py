@@ -15,7 +15,7 @@ through a padded copy, so that its backward adds nothing in an order of its own.
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from gander.errors import unknown
@@ -30,9 +30,10 @@ def _whole(uniform: Uniform, count: int) -> Int[Tensor, " b"]:
 
 
 def color(images: Images, numbers: Float[Tensor, "b 3"]) -> Images:
-    """Brightness, saturation, contrast: x + u₁ - ½; m + 2 u₂ (x - m), m the mean over channels; m' + (u₃ + ½)(x - m'), m' the image's mean.
+    """Brightness x + u₁ - ½, then saturation m + 2 u₂ (x - m), then contrast n + (u₃ + ½)(x - n).
 
-    Grey images have no saturation to change. Values may leave [-1, 1], as in the original.
+    m is the mean over channels, n the mean over the image, each of what came before. Grey images have no saturation to
+    change. Values may leave [-1, 1], as in the original.
     """
     brightness, saturation, contrast = numbers.to(images.dtype)[..., None, None, None].unbind(1)
     images = images + (brightness - 0.5)
@@ -62,7 +63,7 @@ def translation(images: Images, numbers: Float[Tensor, "b 2"]) -> Images:
 
 def cutout(images: Images, numbers: Float[Tensor, "b 2"]) -> Images:
     """Zeros in a rectangle of half the height and half the width, whose centre is any pixel: at the border it is cut off."""
-    outside = torch.zeros((), dtype=torch.bool, device=images.device)
+    kept = torch.zeros((), dtype=torch.bool, device=images.device)
     for dim, uniform in ((2, numbers[:, 0]), (3, numbers[:, 1])):
         size = images.shape[dim]
         side = int(size / 2 + 0.5)
@@ -70,8 +71,8 @@ def cutout(images: Images, numbers: Float[Tensor, "b 2"]) -> Images:
         at = torch.arange(size, device=images.device)
         shape = [len(images), 1, 1, 1]
         shape[dim] = size
-        outside = outside | ((at < first) | (at >= first + side)).view(shape)
-    return images * outside
+        kept = kept | ((at < first) | (at >= first + side)).view(shape)
+    return images * kept
 
 
 AUGMENTATIONS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
@@ -109,6 +110,6 @@ class Augment:
         return images
 
 
-def horizontal_flip(images: Images, coin: Bool[Tensor, " b"]) -> Images:
-    """Images whose coin is true, mirrored left to right."""
+def horizontal_flip(images: Shaped[Tensor, "b c h w"], coin: Bool[Tensor, " b"]) -> Shaped[Tensor, "b c h w"]:
+    """Images of any type, those whose coin is true mirrored left to right."""
     return torch.where(coin[:, None, None, None], images.flip(-1), images)

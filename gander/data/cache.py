@@ -66,8 +66,9 @@ class Shelf:
     def begin(self, size: int) -> Iterator[Path]:
         """A temporary folder with room for `size` bytes; it is gone afterwards unless it was put up. Call it alone."""
         files.need_space(self.folder, size + SPARE, f"preparing {self.where}")
-        folder = self.folder / f".{self._key(self.listing, self.kind)}.tmp"
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        self._sweep()
+        # with the process in its name: a worker of one that was killed may still write into the old folder
+        folder = self.folder / f".{self._key(self.listing, self.kind)}.{os.getpid()}.tmp"
         folder.mkdir(parents=True)
         try:
             yield folder
@@ -88,6 +89,16 @@ class Shelf:
             files.sync_folder(self.folder)
         return final
 
+    def _sweep(self) -> None:
+        """Take away what killed processes left: temporary folders whose lock nobody else holds."""
+        for folder in self.folder.glob(".*.tmp"):
+            key = folder.name.split(".")[1]
+            if key == self._key(self.listing, self.kind):  # held by this very process
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            with contextlib.suppress(UserError), files.lock(self.folder / f"{key}.lock", "held"):
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _pointer(self) -> Path:
         return self.folder / "listings" / f"{self._key(self.listing)}.json"
 
@@ -100,11 +111,13 @@ class Shelf:
 
 
 @contextlib.contextmanager
-def disk_full(where: str | Path) -> Iterator[None]:
-    """One line where the disk is full."""
+def writing(where: str | Path) -> Iterator[None]:
+    """One line where the disk is full, or nobody may write."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"the disk is full at {where}; make room, or set GANDER_CACHE to another disk") from None
+            raise UserError(f"the disk is full at {where}; make room, or set GANDER_CACHE to a folder elsewhere") from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise UserError(f"{where} cannot be written ({error.strerror}); set GANDER_CACHE to a folder of your own") from None
         raise

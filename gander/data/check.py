@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from gander.data import images
 from gander.data.images import Broken
-from gander.data.sources import Read, Source, open_source, shown
-from gander.data.workers import Job, work
+from gander.data.layout import shown
+from gander.data.sources import Read, Source, open_source
+from gander.data.workers import Job, step_of, work
 
 _SHOWN = 5  # names of a kind that a report prints
 
@@ -27,6 +28,7 @@ class Report:
     count: int  # over all splits
     splits: dict[str, int]
     classes: dict[str, dict[str, int]]  # split (or "" where there are none) -> class -> images
+    others: dict[str, int] = field(default_factory=dict)  # suffix -> files that are no images, and passed over
     widths: tuple[int, int, int] | None = None  # least, median, most
     heights: tuple[int, int, int] | None = None
     short_sides: tuple[int, int, int] | None = None
@@ -36,7 +38,7 @@ class Report:
     broken: dict[str, str] = field(default_factory=dict)  # name -> what is wrong
     duplicates: tuple[tuple[str, ...], ...] = ()  # groups of images with the same pixels
     leaks: tuple[tuple[str, ...], ...] = ()  # those of them that lie in several splits
-    torn: tuple[tuple[str, ...], ...] = ()  # those of them that have several labels within a split
+    conflicts: tuple[tuple[str, ...], ...] = ()  # those of them that have several labels
     resolution: int | None = None  # a suggestion
 
     def __str__(self) -> str:
@@ -64,6 +66,7 @@ def check(
         count=sum(map(len, parts)),
         splits={str(part.split): len(part) for part in parts if part.split is not None},
         classes={part.split or "": _count_classes(part) for part in parts if part.classes and part.entries},
+        others=dict(first.others),
     )
     return told if first.kind in ("probe", "rows") else _looked_at(told, parts, workers, progress, stopped)
 
@@ -83,12 +86,13 @@ def _looked_at(
     told: Report, parts: list[Source], workers: int | None, progress: bool, stopped: Callable[[], bool] | None
 ) -> Report:
     facts: dict[str, images.Facts] = {}
-    labels: dict[str, tuple[str, int]] = {}
+    splits: dict[str, str | None] = {}
+    labels: dict[str, int] = {}
     broken: dict[str, str] = {}
     bar = tqdm(total=told.count, desc=f"checking {told.name}", unit=" images", disable=None if progress else True, leave=False)
     with bar:
         for part in parts:
-            step = 32
+            step = step_of(part)
             jobs: list[Job] = [
                 {"start": start, "paths": [entry.path for entry in part.entries[start : start + step]]}
                 for start in range(0, len(part), step)
@@ -97,7 +101,9 @@ def _looked_at(
                 for job, answer in done:
                     for entry, found in zip(part.entries[job["start"] :], answer, strict=False):
                         name = f"{part.split}/{entry.name}" if part.split else entry.name
-                        labels[name] = (part.split or "", entry.label)
+                        splits[name] = part.split
+                        if part.classes:
+                            labels[name] = entry.label
                         if isinstance(found, str):
                             broken[name] = found
                         else:
@@ -108,9 +114,8 @@ def _looked_at(
     for name in sorted(facts):
         groups[facts[name].digest].append(name)
     duplicates = sorted(tuple(names) for names in groups.values() if len(names) > 1)
-    found_in = {names: [labels[name] for name in names] for names in duplicates}
     return Report(
-        **{name: getattr(told, name) for name in ("name", "where", "kind", "count", "splits", "classes")},
+        **{name: getattr(told, name) for name in ("name", "where", "kind", "count", "splits", "classes", "others")},
         widths=_spread(sizes[:, 0]),
         heights=_spread(sizes[:, 1]),
         short_sides=_spread(sizes.min(1)) if len(sizes) else None,
@@ -119,8 +124,8 @@ def _looked_at(
         modes=dict(Counter(fact.mode for fact in facts.values()).most_common()),
         broken=dict(sorted(broken.items())),
         duplicates=tuple(duplicates),
-        leaks=tuple(names for names in duplicates if len({split for split, _ in found_in[names]}) > 1),
-        torn=tuple(names for names in duplicates if len(set(found_in[names])) > len({split for split, _ in found_in[names]})),
+        leaks=tuple(names for names in duplicates if len({splits[name] for name in names}) > 1),
+        conflicts=tuple(names for names in duplicates if len({labels[name] for name in names if name in labels}) > 1),
         resolution=suggest(sizes.min(1)) if len(sizes) else None,
     )
 
@@ -142,9 +147,10 @@ def _spread(values: np.ndarray) -> tuple[int, int, int] | None:
 
 def _lines(report: Report) -> list[str]:
     lines = [f"{report.where}: {report.count:,} images ({_KINDS[report.kind]})"]
+    width = max([11, *(len(f"{split} classes") for split in report.classes)]) + 2
 
     def tell(word: str, text: str) -> None:
-        lines.append(f"  {word:<12}{text}")
+        lines.append(f"  {word:<{width}}{text}")
 
     if report.splits:
         tell("splits", ", ".join(f"{name} {count:,}" for name, count in report.splits.items()))
@@ -160,25 +166,31 @@ def _lines(report: Report) -> list[str]:
         )
         tell("formats", ", ".join(f"{name} {count:,}" for name, count in report.formats.items()))
         tell("modes", ", ".join(f"{name} {count:,}" for name, count in report.modes.items()))
+    if report.others:
+        tell("passed over", ", ".join(f"{count:,} {suffix}" for suffix, count in list(report.others.items())[:8]))
     if report.kind in ("folder", "zip"):
         tell("broken", f"{len(report.broken):,}" if report.broken else "none")
         few = list(report.broken.items())[:_SHOWN]
         lines += [f"    {shown(name)} {reason}" for name, reason in few] + _more(len(report.broken))
         again = sum(len(names) - 1 for names in report.duplicates)
-        tell("duplicates", f"{again:,} images have the pixels of another" if again else "none")
+        tell("duplicates", f"{_many(again, 'file')} with the pixels of another" if again else "none")
         lines += _groups(report.duplicates)
         if len(report.splits) > 1:
-            tell("leaks", f"{len(report.leaks):,} pictures lie in several splits" if report.leaks else "none")
+            tell("leaks", f"{_many(len(report.leaks), 'picture')} in several splits" if report.leaks else "none")
             lines += _groups(report.leaks)
-        if report.torn:
-            tell("torn", f"{len(report.torn):,} pictures have several labels")
-            lines += _groups(report.torn)
+        if report.conflicts:
+            tell("conflicts", f"{_many(len(report.conflicts), 'picture')} with several labels")
+            lines += _groups(report.conflicts)
     if report.resolution:
         tell("suggestion", f"--resolution {report.resolution}")
     return lines
 
 
 _KINDS = {"folder": "a folder", "zip": "a zip", "rows": "a table; not looked into", "probe": "a probe: drawn, not stored"}
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("s" if count > 1 else "")
 
 
 def _by(size: tuple[int, ...]) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 from gander import files
 from gander.data.images import Broken
-from gander.data.sources import Entry, Source, choose_split, plain_name
+from gander.data.layout import Entry, choose_split
+from gander.data.sources import Source, plain_name
 from gander.errors import UserError, missing_extra
 
 _IMAGE, _LABEL = ("image", "img"), ("label", "labels", "class", "fine_label")  # the first choices, where there are several
@@ -94,29 +95,26 @@ def open_rows(where: str, split: str | None, load: Callable[[Any], Any]) -> Sour
 
 
 def _labels(datasets: Any, tables: Any, split: str) -> tuple[list[int], tuple[str, ...]]:
+    """A number for each row, and the names of the classes; nothing where a row has no label, as test splits often do."""
     features = tables[split].features
-    column = _first(features, (), lambda feature: isinstance(feature, datasets.ClassLabel), _LABEL)
-    if column is None:
-        plain = [
-            name
-            for name in _LABEL
-            if getattr(features.get(name), "dtype", "").rstrip("0123456789") in ("int", "uint", "string")
-        ]
-        if not plain:
-            return [], ()
-        values = tables[split][plain[0]][:]
-        known = sorted({value for table in tables.values() if plain[0] in table.features for value in table[plain[0]][:]})
-        number = {value: i for i, value in enumerate(known)}
-        return [number[value] for value in values], tuple(map(str, known))
-    values = tables[split][column][:]
-    if any(value is None or value < 0 for value in values):  # how the Hub marks test splits without labels
+    column = _first(features, _LABEL, lambda feature: isinstance(feature, datasets.ClassLabel))
+    if column is not None:
+        values = tables[split][column][:]
+        return (
+            ([], ()) if any(value is None or value < 0 for value in values) else (list(values), tuple(features[column].names))
+        )
+    kinds = {name: str(getattr(feature, "dtype", "")).rstrip("0123456789") for name, feature in features.items()}
+    plain = next((name for name in _LABEL if kinds.get(name) in ("int", "uint", "string")), None)
+    if plain is None or any(value is None for value in tables[split][plain][:]):
         return [], ()
-    return list(values), tuple(features[column].names)
+    known = {value for table in tables.values() if plain in table.features for value in table[plain][:]} - {None}
+    number = {value: i for i, value in enumerate(sorted(known))}
+    return [number[value] for value in tables[split][plain][:]], tuple(map(str, number))
 
 
-def _first(features: Any, names: tuple[str, ...], fits: Callable[[Any], bool], prefer: tuple[str, ...] = ()) -> str | None:
+def _first(features: Any, names: tuple[str, ...], fits: Callable[[Any], bool]) -> str | None:
     fitting = [name for name, feature in features.items() if fits(feature)]
-    return next((name for name in (*names, *prefer) if name in fitting), fitting[0] if fitting else None)
+    return next((name for name in names if name in fitting), fitting[0] if fitting else None)
 
 
 def _reachable(name: str) -> bool:

@@ -51,8 +51,9 @@ def decode(data: bytes, resolution: int, channels: int = 3) -> np.ndarray:
     """The bytes of an image file as a uint8 array (resolution, resolution, channels).
 
     The rotation in EXIF is applied, transparency composited on white, 16 bits scaled to 8, of an animation the first
-    frame taken. The short side is resized to `resolution` (Lanczos down, bicubic up, both antialiased), then the centre is
-    cut out. Raises Broken for what is no whole image, claims more than MAX_PIXELS, or has 32-bit pixels.
+    frame taken; colour profiles are left aside. The short side is resized to `resolution` (Lanczos down, bicubic up, both
+    antialiased), then the centre is cut out. Raises Broken for what is no whole image, claims more than MAX_PIXELS, or has
+    32-bit pixels.
     """
     return decode_sized(data, resolution, channels)[0]
 

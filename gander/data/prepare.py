@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from gander import files
 from gander.data import images
-from gander.data.cache import Shelf, disk_full
+from gander.data.cache import Shelf, writing
 from gander.data.images import Broken
-from gander.data.sources import Read, Source, open_source, shown
-from gander.data.workers import Job, work
+from gander.data.layout import shown
+from gander.data.sources import Read, Source, open_source
+from gander.data.workers import Job, step_of, work
 from gander.errors import UserError
 
 MAX_BROKEN = 0.01  # share of the images; more of them stop the preparation
@@ -32,6 +33,7 @@ class Dataset:
 
     images: np.ndarray = field(repr=False)  # (n, h, w, c) uint8, a read-only memory map
     labels: np.ndarray = field(repr=False)  # (n,) int64, 0 where there are no classes
+    names: tuple[str, ...] = field(repr=False)  # of the files, below the split; of a probe the indices
     classes: tuple[str, ...]
     name: str
     split: str | None
@@ -78,7 +80,7 @@ def prepare(
     shelf = Shelf(listing, f"{resolution} {channels} {images.FILTER} {images.VERSION}", shown(source.where))
     folder = shelf.find()
     if folder is None:
-        with shelf.alone(progress, stopped):
+        with writing(shelf.folder), shelf.alone(progress, stopped):
             folder = shelf.find() or _make(shelf, source, resolution, channels, workers, progress, stopped)
     dataset = _open(source, folder)
     _judge(source, dataset, allow_broken, progress)
@@ -99,7 +101,7 @@ def fill(read: Read, job: Job) -> list:
         except Broken as broken:
             wrong = shown(str(broken))
         answers.append([crc, short, wrong])
-    with disk_full(job["out"]), open(job["out"], "r+b") as file:
+    with writing(job["out"]), open(job["out"], "r+b") as file:
         file.seek(job["start"] * block[0].nbytes)
         file.write(block.data)
     return answers
@@ -115,10 +117,11 @@ def _make(
     stopped: Callable[[], bool],
 ) -> Path:
     shape = (len(source), resolution, resolution, channels)
-    bar = tqdm(
-        total=len(source), desc=f"preparing {source.name}", unit=" images", disable=None if progress else True, leave=False
-    )
-    with shelf.begin(int(np.prod(shape))) as folder, bar:
+    hidden = None if progress else True  # None: hidden where nobody watches
+    with (
+        shelf.begin(int(np.prod(shape))) as folder,
+        tqdm(total=len(source), desc=f"preparing {source.name}", unit=" images", disable=hidden, leave=False) as bar,
+    ):
         if source.probe:
             return shelf.put_up(folder, _draw(source, shape, folder, bar, stopped))
         return shelf.put_up(folder, _decode(shelf, source, shape, folder, bar, workers, stopped))
@@ -136,7 +139,7 @@ def _decode(
     """Fill the file of the folder; what is to be known of it."""
     entries, each, out = source.entries, int(np.prod(shape[1:])), folder / "images.u8"
     out.touch()
-    step = max(1, min(64, _BLOCK // each))
+    step = max(1, min(step_of(source), _BLOCK // each))
     jobs: list[Job] = [
         {
             "start": start,
@@ -173,7 +176,7 @@ def _draw(source: Source, shape: tuple[int, ...], folder: Path, bar: tqdm, stopp
     """Fill the file of the folder with the images of a probe."""
     assert source.probe is not None
     labels, step = np.zeros(len(source), np.int64), 500
-    with disk_full(folder), (folder / "images.u8").open("wb") as file:
+    with (folder / "images.u8").open("wb") as file:
         for start in range(0, len(source), step):
             if stopped():
                 raise KeyboardInterrupt
@@ -232,12 +235,16 @@ def _open(source: Source, folder: Path) -> Dataset:
     skipped = tuple(name for name, _ in meta["broken"])
     if source.probe:
         labels = np.load(folder / "labels.npy", allow_pickle=False)
+        names = tuple(map(str, range(len(source))))
     else:
         gone = set(skipped)
-        labels = np.array([entry.label for entry in source.entries if entry.name not in gone], np.int64)
+        kept = [entry for entry in source.entries if entry.name not in gone]
+        labels = np.array([entry.label for entry in kept], np.int64)
+        names = tuple(entry.name for entry in kept)
     return Dataset(
         images=np.memmap(folder / "images.u8", np.uint8, "r", shape=shape),
         labels=labels,
+        names=names,
         classes=source.classes,
         name=source.name,
         split=source.split,
@@ -259,6 +266,6 @@ def _judge(source: Source, dataset: Dataset, allow_broken: bool, progress: bool)
     few = "; ".join(f"{shown(name)} {reason}" for name, reason in zip(dataset.skipped[:3], dataset.reasons, strict=False))
     said = f"{broken:,} of the {len(source):,} images of {source.where} are broken ({few}{'; ...' if broken > 3 else ''})"
     if broken > MAX_BROKEN * len(source) and not allow_broken:
-        raise UserError(f"{said}; gander check lists them; allow broken images to go on without them")
+        raise UserError(f"{said}; gander check lists them; allow_broken (--allow-broken) goes on without them")
     if progress:
         print(f"{said}; going on without them", file=sys.stderr)

@@ -7,13 +7,14 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from gander import files
 from gander.data.images import SUFFIXES, Broken
+from gander.data.layout import Entry, Found, arrange, shown
 from gander.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -23,19 +24,8 @@ if TYPE_CHECKING:
 Kind = Literal["folder", "zip", "rows", "probe"]
 Read = Callable[[str], bytes]
 
-SPLITS = frozenset(("train", "val", "valid", "validation", "test"))
 PROBE_IMAGES = 50_000
 _PASSED_OVER = frozenset(("__MACOSX", "@eaDir"))  # besides all that begins with a dot
-
-
-class Entry(NamedTuple):
-    """One image that has been listed."""
-
-    name: str  # below the split, with "/": what its class, order and content hash follow from
-    label: int  # 0 where there are no classes
-    path: str  # as the folder, zip or table finds it
-    size: int  # bytes; 0 where that is not known before reading
-    stamp: tuple[int, ...]  # a folder: times of the last change; a zip: CRC-32
 
 
 @dataclass(frozen=True)
@@ -48,8 +38,9 @@ class Source:
     split: str | None  # the one that was chosen, None where there are none
     splits: tuple[str, ...]
     classes: tuple[str, ...]  # of all labelled splits together; empty for images without labels
-    entries: Sequence[Entry] = field(repr=False)
+    entries: tuple[Entry, ...] = field(repr=False)
     root: Path | None = None
+    others: Mapping[str, int] = field(default_factory=dict, repr=False)  # suffix -> files that are no images
     rows: "Rows | None" = field(default=None, repr=False)
     probe: "Probe | None" = field(default=None, repr=False)
 
@@ -82,8 +73,8 @@ def open_source(where: str | Path, *, split: str | None = None) -> Source:
     Raises UserError for what is not there, is no whole zip, has no images, is the folder of a run, or has no such split.
     """
     text, path = str(where), Path(where).expanduser()
-    if isinstance(where, str) and where.startswith("probe:"):
-        return _open_probe(where, split)
+    if text.startswith("probe:"):
+        return _open_probe(text, split)
     if path.is_dir():
         return _open_folder(text, path, split)
     if path.is_file():
@@ -110,28 +101,9 @@ def reader(kind: Kind, root: Path | None, rows: "Rows | None" = None) -> Iterato
         yield lambda path: _of_folder(folder, path)
 
 
-def choose_split(where: str, splits: Sequence[str], split: str | None) -> str | None:
-    """The split asked for, else train, else the only one; UserError where that is none."""
-    if split is not None:
-        if not splits:
-            raise UserError(f"{where} has no splits; got --split {split}; leave it away")
-        if split not in splits:
-            raise unknown("split", split, splits)
-        return split
-    train = [name for name in splits if name.lower() == "train"]
-    if not train and len(splits) > 1:
-        raise UserError(f"{where} has the splits {', '.join(splits)} and no train; say which with --split")
-    return train[0] if train else splits[0] if splits else None
-
-
 def plain_name(text: str) -> str:
     """Letters, digits, - and _ only."""
     return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-") or "data"
-
-
-def shown(name: str) -> str:
-    """A file name that any terminal can print."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _open_probe(where: str, split: str | None) -> Source:
@@ -154,9 +126,9 @@ def _open_folder(where: str, root: Path, split: str | None) -> Source:
     for parts, item in _walk(root):
         if item.is_dir(follow_symlinks=False):
             continue
-        suffix = os.path.splitext(item.name)[1].lower()
+        suffix = _suffix(item.name)
         if suffix not in SUFFIXES or not item.is_file():
-            others[suffix or "without a suffix"] += 1
+            others[suffix] += 1
             continue
         state = item.stat()
         found.append((parts, "/".join(parts), state.st_size, (state.st_mtime_ns, state.st_ctime_ns)))
@@ -164,14 +136,14 @@ def _open_folder(where: str, root: Path, split: str | None) -> Source:
         from gander.data import hub
 
         return hub.open_rows(where, split, hub.from_parquet(root))
-    return _arrange(where, plain_name(root.resolve().name), "folder", root, found, others, split)
+    return _laid_out(where, root.resolve().name, "folder", root, found, others, split)
 
 
 def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], os.DirEntry[str]]]:
     try:
         with os.scandir(folder) as items:
             for item in items:
-                if item.name.startswith(".") or item.name in _PASSED_OVER:
+                if _passed_over(item.name):
                     continue
                 if item.is_symlink() and item.is_dir():
                     raise UserError(
@@ -187,76 +159,41 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 def _open_zip(where: str, path: Path, split: str | None) -> Source:
     if not zipfile.is_zipfile(path) and path.suffix.lower() != ".zip":
         raise UserError(f"{where} is neither a folder nor a zip archive; unpack it and name the folder")
-    found, others = {}, Counter[str]()
+    found: dict[tuple[str, ...], Found] = {}
+    others = Counter[str]()
+    above: dict[str, tuple[str, ...] | None] = {}  # the folders seen so far; None for those that are passed over
     with files.open_zip(path) as archive:
         for info in archive.infolist():
-            parts = tuple(part for part in info.filename.replace("\\", "/").split("/") if part not in ("", "."))
-            if info.is_dir() or not parts or any(part.startswith(".") or part in _PASSED_OVER for part in parts):
+            folder, _, base = info.filename.replace("\\", "/").rpartition("/")
+            if folder not in above:
+                parts = tuple(part for part in folder.split("/") if part not in ("", "."))
+                above[folder] = None if any(map(_passed_over, parts)) else parts
+            around = above[folder]
+            if around is None or not base or _passed_over(base):
                 continue
-            suffix = os.path.splitext(parts[-1])[1].lower()
+            suffix = _suffix(base)
             if suffix in SUFFIXES:
+                parts = (*around, base)
                 found[parts] = (parts, info.filename, info.file_size, (info.CRC,))  # the last of a name, as unzip has it
             else:
-                others[suffix or "without a suffix"] += 1
-    return _arrange(where, plain_name(path.resolve().stem), "zip", path, list(found.values()), others, split)
+                others[suffix] += 1
+    return _laid_out(where, path.resolve().stem, "zip", path, list(found.values()), others, split)
 
 
-_Found = tuple[tuple[str, ...], str, int, tuple[int, ...]]  # parts of the name, path, size, stamp
-
-
-def _arrange(
-    where: str, name: str, kind: Kind, root: Path, found: Sequence[_Found], others: Counter[str], split: str | None
+def _laid_out(
+    where: str, name: str, kind: Kind, root: Path, found: Sequence[Found], others: Counter[str], split: str | None
 ) -> Source:
-    """Splits and classes from the names of the folders."""
-    if not found:
-        there = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(3)) or "no files"
-        raise UserError(f"{where} has no images (found: {there}); images end in {' '.join(sorted(SUFFIXES))}")
-    level, (loose, folders) = 0, _level(found, 0)
-    if not loose and len(folders) == 1 and not _are_splits(folders):
-        level, (loose, folders) = 1, _level(found, 1)
-    splits: tuple[str, ...] = ()
-    if _are_splits(folders):
-        _refuse_both(where, loose, folders, "the splits")
-        splits, level = tuple(sorted(folders)), level + 1
-    chosen = choose_split(where, splits, split)
-    classes: set[str] = set()
-    for part in splits or (None,):
-        loose, folders = _level([item for item in found if part is None or item[0][level - 1] == part], level)
-        _refuse_both(where, loose, folders, "the class folders")
-        classes |= folders
-        if part == chosen:
-            labelled = bool(folders)
-    numbers = {name: number for number, name in enumerate(sorted(classes))} if labelled else {}
-    entries = [
-        Entry("/".join(parts[level:]), numbers[parts[level]] if labelled else 0, path, size, stamp)
-        for parts, path, size, stamp in found
-        if chosen is None or parts[level - 1] == chosen
-    ]
-    return Source(name, where, kind, chosen, splits, tuple(numbers), tuple(sorted(entries)), root)
+    layout = arrange(where, found, others, split)
+    return Source(plain_name(name), where, kind, *layout, root=root, others=dict(others.most_common()))
 
 
-def _level(found: Iterable[_Found], level: int) -> tuple[list[str], set[str]]:
-    """What lies at a level: images by themselves, and folders with images."""
-    loose, folders = [], set()
-    for parts, *_ in found:
-        if len(parts) == level + 1:
-            loose.append("/".join(parts))
-        else:
-            folders.add(parts[level])
-    return loose, folders
+def _passed_over(name: str) -> bool:
+    return name.startswith(".") or name in _PASSED_OVER
 
 
-def _are_splits(folders: set[str]) -> bool:
-    return bool(folders) and all(name.lower() in SPLITS for name in folders)
-
-
-def _refuse_both(where: str, loose: list[str], folders: set[str], what: str) -> None:
-    if loose and folders:
-        few = ", ".join(sorted(folders)[:3]) + (" ..." if len(folders) > 3 else "")
-        raise UserError(
-            f"{where} has {len(loose):,} images (such as {shown(min(loose))}) beside {what} {shown(few)}; "
-            "move them into one of these, or name another folder"
-        )
+def _suffix(name: str) -> str:
+    _, dot, suffix = name.rpartition(".")
+    return f".{suffix.lower()}" if dot else "without a suffix"
 
 
 def _of_folder(root: Path, path: str) -> bytes:

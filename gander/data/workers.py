@@ -25,11 +25,18 @@ Job = dict[str, Any]  # "paths" of entries, and what else the task needs: all of
 Task = Callable[[Read, Job], list]  # a function of a module; its answer is JSON too
 
 WORTH = 2.0  # seconds of work from which on workers are started: one costs about a third
+_JOB_BYTES = 2 << 20  # of files, as they are stored
 _START = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = sys.argv[3:]; "
     "import importlib; from gander.data.workers import serve; "
     "serve(getattr(importlib.import_module(sys.argv[1]), sys.argv[2]))"
 )
+
+
+def step_of(source: Source) -> int:
+    """How many images make a job: little enough that a wish to stop is heard within a second."""
+    size = sum(entry.size for entry in source.entries) / max(1, len(source))
+    return int(max(1, min(64, _JOB_BYTES // max(1, size))))
 
 
 def work(
@@ -62,11 +69,13 @@ def _spread(
     task: Task, source: Source, waiting: deque[Job], count: int, stopped: Callable[[], bool]
 ) -> Generator[tuple[Job, list], None, None]:
     answers: queue.SimpleQueue[tuple[Job, list] | BaseException | None] = queue.SimpleQueue()
-    processes = [_start(task, source) for _ in range(count)]
-    threads = [threading.Thread(target=_feed, args=(process, source, waiting, answers), daemon=True) for process in processes]
+    processes: list[subprocess.Popen[bytes]] = []
+    threads: list[threading.Thread] = []
     try:
-        for thread in threads:
-            thread.start()
+        for _ in range(count):
+            processes.append(_start(task))
+            threads.append(threading.Thread(target=_feed, args=(processes[-1], source, waiting, answers), daemon=True))
+            threads[-1].start()
         running = count
         while running:
             if stopped():
@@ -78,6 +87,8 @@ def _spread(
             if answer is None:
                 running -= 1
             elif isinstance(answer, BaseException):
+                if stopped():  # a signal to the whole group may end workers too
+                    raise KeyboardInterrupt
                 raise answer
             else:
                 yield answer
@@ -97,7 +108,7 @@ def _spread(
                     pass
 
 
-def _start(task: Task, source: Source) -> "subprocess.Popen[bytes]":
+def _start(task: Task) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [sys.executable, "-c", _START, task.__module__, task.__name__, *sys.path],
         stdin=subprocess.PIPE,

@@ -104,8 +104,8 @@ class BatchNorm(_Standardise):
         statistics: str = "global",
     ) -> None:
         super().__init__(channels, momentum, eps, statistics)
-        self.register_parameter("weight", nn.Parameter(torch.ones(channels)) if gain else None)
-        self.register_parameter("bias", nn.Parameter(torch.zeros(channels)) if bias else None)
+        self.weight = nn.Parameter(torch.ones(channels)) if gain else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 
     def forward(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         return self.standardise(x, self.weight, self.bias)

@@ -59,7 +59,7 @@ def _from_file(file: Path) -> Recipe:
 
 def knobs(recipe: Recipe) -> dict[str, Knob]:
     """The keyword arguments of a recipe with type, default, and the reason that its docstring gives."""
-    hints, helps = get_type_hints(recipe), _arguments(recipe.__doc__ or "")
+    hints, helps = get_type_hints(recipe), arguments(recipe.__doc__ or "")
     parameters = list(inspect.signature(recipe).parameters.values())[1:]
     return {p.name: Knob(hints.get(p.name, str), p.default, helps.get(p.name, "")) for p in parameters}
 
@@ -96,7 +96,7 @@ def as_typed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _arguments(docstring: str) -> dict[str, str]:
+def arguments(docstring: str) -> dict[str, str]:
     """The `Args:` of a docstring: name -> its lines as one."""
     _, _, section = inspect.cleandoc(docstring).partition("\nArgs:\n")
     found = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)

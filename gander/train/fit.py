@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,11 @@ from tqdm import tqdm
 from gander import distributed, draws
 from gander.errors import UserError, missing_extra
 from gander.grids import enlarge, grid, save_png, to_bytes
-from gander.run import Run
+from gander.run import Outcome, Run
 from gander.train import checkpoint
 
 
+@runtime_checkable
 class Learner(Protocol):
     """What `fit` asks of a learner. A step is one optimiser step of its main network; `draws_per_step` batches go into it."""
 
@@ -57,11 +58,6 @@ def resume(learner: Learner, run: Run) -> int:
     if distributed.rank() == 0:
         run.truncate_log(state["step"])
     return state["step"]
-
-
-class Outcome(NamedTuple):
-    step: int
-    signal: int  # the signal that asked to stop before the last step, or 0
 
 
 def fit(

@@ -105,7 +105,7 @@ class Gan:
         for m, (_, real_labels) in enumerate(batch):
             with torch.no_grad(), self.precision.autocast():
                 fake = self.generator(latents[m], labels[m])
-            real, fake = real_looks(reals[m], m), fake_looks(fake.float(), m)
+            real, fake = real_looks(reals[m], m), fake_looks(_full(fake), m)
             with self.precision.autocast():
                 real_logits, fake_logits = self._judge(real, real_labels, fake, labels[m])
             loss = self.loss.discriminator(real_logits, fake_logits)
@@ -132,13 +132,13 @@ class Gan:
             for m, (_, real_labels) in enumerate(batch):
                 with self.precision.autocast():
                     fake = self.generator(latents[m], labels[m])
-                fake = fake_looks(fake.float(), m)
+                fake = fake_looks(_full(fake), m)
                 with self.precision.autocast():
-                    fake_logits = self.discriminator(fake, labels[m]).float()
+                    fake_logits = _full(self.discriminator(fake, labels[m]))
                     real_logits = None
                     if reals is not None:
                         with torch.no_grad():
-                            real_logits = self.discriminator(real_looks(reals[m], m), real_labels).float()
+                            real_logits = _full(self.discriminator(real_looks(reals[m], m), real_labels))
                 loss = self.loss.generator(real_logits, fake_logits)
                 self.precision.backward(loss / self.accumulate)
                 _add(sums, {"generator_loss": loss}, 1 / self.accumulate)
@@ -148,8 +148,8 @@ class Gan:
 
     def _judge(self, real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.apart:
-            return self.discriminator(real, real_labels).float(), self.discriminator(fake, fake_labels).float()
-        logits = self.discriminator(torch.cat([real, fake]), torch.cat([real_labels, fake_labels])).float()
+            return _full(self.discriminator(real, real_labels)), _full(self.discriminator(fake, fake_labels))
+        logits = _full(self.discriminator(torch.cat([real, fake]), torch.cat([real_labels, fake_labels])))
         return logits[: len(real)], logits[len(real) :]
 
     def _descend(self, name: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -164,6 +164,8 @@ class Gan:
         return sum(len(images) for images, _ in batch) * distributed.processes()
 
     def _cut(self, drawn: Tensor) -> list[Tensor]:
+        if drawn.is_floating_point():
+            drawn = drawn.to(next(self.generator.parameters()).dtype)
         return [share.to(self.precision.device, non_blocking=True) for share in distributed.shares(drawn, self.accumulate)]
 
     def _latents(self, batch: Batch, draw: draws.Draws, role: str) -> tuple[list[Tensor], list[Tensor]]:
@@ -176,7 +178,7 @@ class Gan:
         images = [images for images, _ in batch]
         if self.flip:
             coins = self._cut(torch.rand(self._size(batch), generator=draw(f"flip {name}")))
-            images = [horizontal_flip(x, coin) for x, coin in zip(images, coins)]
+            images = [horizontal_flip(x, coin < 0.5) for x, coin in zip(images, coins)]
         if self.dequantize:
             noise = torch.rand(self._size(batch), *images[0].shape[1:], generator=draw(f"dequantize {name}"))
             images = [x + share / 128 for x, share in zip(images, self._cut(noise))]
@@ -252,6 +254,11 @@ def sample(
     latents, labels = latents_of(generator, seed, indices, label=label, truncation=truncation)
     parts = zip(latents.split(batch), labels.split(batch))
     return torch.cat([generator(z.to(device), y.to(device)).float().cpu() for z, y in parts])
+
+
+def _full(x: Tensor) -> Tensor:
+    """fp32 where a forward ran in less: losses and penalties are made of it. float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor], weight: float) -> None:

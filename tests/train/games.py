@@ -1,0 +1,46 @@
+"""Small games for the tests of training: every kind of network, loss and knob, at 16 pixels."""
+
+import numpy as np
+import torch
+
+from gander import recipes
+from gander.data.batches import Batches
+from gander.recipes.experiment import Facts
+
+SMALL = {"resolution": 16, "width": 4, "batch": 12, "steps": 10}
+# name -> (recipe, classes, knobs)
+GAMES = {
+    "article": ("sagan", 0, {"attention": "article", "flip": True}),
+    "article simultaneous": ("sagan", 0, {"simultaneous": True, "n_dis": 2, "r2": 0.1}),
+    "official conditional": ("sagan_official", 3, {"accumulate": 2, "augment": "color,translation,cutout"}),
+    "official relativistic": ("sagan_official", 0, {"loss": "relativistic", "r1": 1.0, "r2": 1.0, "spectral_norm": "none"}),
+    "wgan-gp": ("sagan", 0, {"loss": "wasserstein", "wgan_gp": 10.0, "n_dis": 2, "spectral_norm": "none", "accumulate": 2}),
+    "dcgan": ("dcgan", 0, {"attention": "self+residual"}),
+}
+
+
+def images(n=48, classes=3, side=16):
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (n, side, side, 3), np.uint8), generator.integers(0, max(1, classes), n)
+
+
+def make(game, seed=0, dtype=torch.float32, precision="fp32", **more):
+    """(learner, batches) of a game, both functions of the seed alone."""
+    name, classes, knobs = GAMES[game]
+    torch.manual_seed(seed)
+    knobs = {**SMALL, **knobs, **more}
+    experiment = recipes.load(name)(Facts(48, classes, 3), **knobs)
+    learner = experiment.learner.to(torch.device("cpu"), precision)
+    for network in learner.networks.values():
+        network.to(dtype)
+    batches = Batches(
+        *images(classes=classes), batch=knobs["batch"], seed=seed, per_step=learner.draws_per_step, accumulate=learner.accumulate
+    )
+    if dtype is torch.float32:
+        return learner, batches
+    return learner, lambda step: [[(x.to(dtype), y) for x, y in batch] for batch in batches(step)]
+
+
+def weights(learner):
+    """Every parameter and buffer of every network, by name; copies."""
+    return {f"{n}.{k}": v.detach().clone() for n, network in learner.networks.items() for k, v in network.state_dict().items()}

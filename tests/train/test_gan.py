@@ -1,0 +1,200 @@
+"""The game against itself written naively, and what must not change it."""
+
+import pytest
+import torch
+from games import GAMES, make, weights
+
+from gander import draws
+from gander.layers.spectral_norm import refresh
+from gander.train.ema import EMA, ready
+from gander.train.gan import latents_of, sample
+
+every_game = pytest.mark.parametrize("game", GAMES)
+
+
+def take(learner, batches, steps, start=0, seed=0):
+    for step in range(start, start + steps):
+        log = learner.step(step, batches(step), draws.at_step(seed, step))
+    return log
+
+
+@pytest.mark.parametrize("simultaneous", [False, True])
+def test_a_step_is_the_formula(simultaneous):
+    """Hinge, Adam, R2 off: one step written out in float64, with the same draws."""
+    options = {"simultaneous": simultaneous, "n_dis": 1, "r2": 0.0, "dequantize": False, "augment": "none"}
+    learner, batches = make("article simultaneous", dtype=torch.float64, **options)
+    naive, _ = make("article simultaneous", dtype=torch.float64, **options)
+    draw = draws.at_step(0, 0)
+    learner.step(0, batches(0), draw)
+
+    G, D = naive.generator.train(), naive.discriminator.train()
+    (real, _), *rest = batches(0)[0]
+    assert not rest
+    z = torch.randn(12, 128, generator=draw("latent discriminator 0")).double()
+    z2 = z if simultaneous else torch.randn(12, 128, generator=draw("latent generator")).double()
+    refresh(D)
+    if simultaneous:
+        refresh(G)
+    with torch.no_grad():
+        fake = G(z)
+    loss = (1 - D(real)).relu().mean() + (1 + D(fake)).relu().mean()
+    d_gradients = torch.autograd.grad(loss, list(D.parameters()))
+    if not simultaneous:
+        move(naive.discriminator_optimizer, D, d_gradients)
+        refresh(G)
+    g_gradients = torch.autograd.grad(-D(G(z2)).mean(), list(G.parameters()))
+    if simultaneous:
+        move(naive.discriminator_optimizer, D, d_gradients)
+    move(naive.generator_optimizer, G, g_gradients)
+
+    for network in ("generator", "discriminator"):
+        theirs = dict(naive.networks[network].named_parameters())
+        for name, parameter in learner.networks[network].named_parameters():
+            torch.testing.assert_close(parameter, theirs[name], rtol=1e-10, atol=1e-12)
+
+
+def move(optimizer, network, gradients):
+    for parameter, gradient in zip(network.parameters(), gradients):
+        parameter.grad = gradient
+    optimizer.step()
+
+
+@every_game
+def test_the_same_draws_make_the_same_step(game):
+    first, batches = make(game)
+    second, _ = make(game)
+    torch.manual_seed(1)
+    take(first, batches, 2)
+    torch.manual_seed(2)  # the global generator is nobody's
+    take(second, batches, 2)
+    for name, tensor in weights(first).items():
+        assert torch.equal(tensor, weights(second)[name]), name
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 6])
+def test_accumulation_is_the_whole_batch_where_nothing_mixes_images(accumulate):
+    """A discriminator without batch norm, against a generator in eval mode: gradients are means over images."""
+    whole, batches = make("wgan-gp", dtype=torch.float64, accumulate=1, spectral_norm="both")
+    parts, cut = make("wgan-gp", dtype=torch.float64, accumulate=accumulate, spectral_norm="both")
+    for learner in (whole, parts):
+        learner.generator.eval().train = lambda mode=True: None
+    take(whole, batches, 3)
+    take(parts, cut, 3)
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(tensor, weights(parts)[name], rtol=1e-9, atol=1e-10, msg=name)
+
+
+def test_spectral_vectors_move_once_a_step_of_their_own_network():
+    learner, batches = make("article simultaneous", simultaneous=False, n_dis=3)
+    moves = {"generator": 0, "discriminator": 0}
+    before = {n: next(b for k, b in net.named_buffers() if k.endswith(".u")) for n, net in learner.networks.items() if n in moves}
+    seen = {name: {id(u)} for name, u in before.items()}
+
+    def watch(name, network):
+        def hook(module, inputs):
+            seen[name].add(id(next(b for k, b in network.named_buffers() if k.endswith(".u"))))
+            kept.append(next(b for k, b in network.named_buffers() if k.endswith(".u")))
+
+        network.register_forward_pre_hook(hook)
+
+    kept = list(before.values())  # alive, so that no id is used twice
+    for name in moves:
+        watch(name, learner.networks[name])
+    take(learner, batches, 1)
+    assert len(seen["discriminator"]) == 1 + 3
+    assert len(seen["generator"]) == 1 + 1
+
+
+@every_game
+def test_logs_are_tensors_and_name_the_losses(game):
+    learner, batches = make(game)
+    log = take(learner, batches, 1)
+    assert {"discriminator_loss", "generator_loss", "discriminator_gradient", "generator_gradient"} <= log.keys()
+    assert all(isinstance(value, torch.Tensor) and value.dim() == 0 and not value.requires_grad for value in log.values())
+    details = learner.details()
+    assert any(name.startswith("gamma/generator") for name in details)
+    assert any(name.startswith("sigma/discriminator") for name in details) == ("none" not in str(GAMES[game][2].get("spectral_norm")) and game != "dcgan")
+
+
+def test_the_generator_step_leaves_the_discriminator_alone():
+    learner, batches = make("article", discriminator_lr=0.0)
+    before = weights(learner)
+    take(learner, batches, 1)
+    for name, tensor in weights(learner).items():
+        if name.startswith("discriminator") and "." in name and not name.endswith((".u", ".v")):
+            assert torch.equal(tensor, before[name]), name
+    assert all(p.requires_grad for p in learner.discriminator.parameters())
+
+
+def test_ema_is_the_formula_and_copies_buffers():
+    learner, batches = make("article")
+    network = learner.generator
+    ema = EMA(network, 0.5)
+    name = next(name for name, _ in network.named_parameters())
+    expected = dict(network.named_parameters())[name].detach().clone()
+    for step in range(4):
+        take(learner, batches, 1, start=step)
+        ema.update(network, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * dict(network.named_parameters())[name].detach()
+    torch.testing.assert_close(dict(ema.network.named_parameters())[name], expected)
+    for mine, theirs in zip(ema.network.buffers(), network.buffers()):
+        assert torch.equal(mine, theirs)
+
+
+def test_sampling_leaves_no_trace():
+    learner, batches = make("official conditional")
+    take(learner, batches, 2)
+    before, state = weights(learner), learner.state_dict()
+    torch.manual_seed(5)
+    random_state = torch.get_rng_state()
+    learner.samples(0, 8)
+    ready(learner.generator, [latents_of(learner.generator, 0, range(8))] * 3)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    for name, tensor in weights(learner).items():
+        assert torch.equal(tensor, before[name]), name
+    assert str(learner.state_dict()) == str(state)
+    assert learner.generator.training
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    learner, batches = make("official conditional")
+    take(learner, batches, 3)
+    generator = ready(learner.ema.network)
+    whole = sample(generator, 7, range(10), batch=10)
+    parts = sample(generator, 7, range(10), batch=3)
+    assert (whole - parts).abs().max() <= 1e-5
+    alone, label = latents_of(generator, 7, [6])
+    many, labels = latents_of(generator, 7, range(10))
+    assert torch.equal(alone[0], many[6])
+    assert label[0] == labels[6] == 6 % 3
+
+
+def test_truncation_cuts_the_normal_law():
+    learner, _ = make("article")
+    generator = learner.generator
+    cut, _ = latents_of(generator, 0, range(200), truncation=0.5)
+    assert cut.abs().max() <= 0.5
+    # the variance of the normal law cut to [-t, t] is 1 - 2·t·φ(t) / (2·Φ(t) - 1)
+    t = torch.tensor(0.5, dtype=torch.float64)
+    density = torch.exp(-t * t / 2) / (2 * torch.pi) ** 0.5
+    variance = 1 - 2 * t * density / (2 * torch.special.ndtr(t) - 1)
+    assert abs(cut.double().var() - variance) < 0.02 * variance
+
+
+def test_standing_statistics_are_those_of_the_stated_batches():
+    learner, batches = make("article")
+    take(learner, batches, 2)
+    generator = learner.ema.network
+    inputs = [latents_of(generator, 0, range(i * 16, i * 16 + 16)) for i in range(4)]
+    standing = ready(generator, inputs)
+    seen = []
+    fresh = ready(generator)
+    norm = next(m for m in fresh.modules() if hasattr(m, "running_mean"))
+    norm.register_forward_pre_hook(lambda module, args: seen.append(args[0].mean((0, 2, 3))))
+    fresh.train()
+    for batch in inputs:
+        fresh(*batch)
+    mean = next(m for m in standing.modules() if hasattr(m, "running_mean")).running_mean
+    torch.testing.assert_close(mean, torch.stack(seen).mean(0), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(mean, next(m for m in generator.modules() if hasattr(m, "running_mean")).running_mean)
