@@ -27,7 +27,7 @@ Way = Literal["plain", "fused", "chunked"]
 # Scores in one block. Two arrays of them (the block and its gradient) are in use at a time: the level-2 and -3 caches of
 # one core. Half and twice this cost 0-8 % more at 64² (Zen 4, one thread).
 BLOCK = 1 << 19
-PLAIN = 1 << 20  # scores of a whole batch (4 MB in fp32) up to which the plain product was the quickest on a CPU
+PLAIN = 1 << 19  # scores of a whole batch (2 MB in fp32) up to which the plain product was the quickest on a CPU
 HALF = (torch.bfloat16, torch.float16)
 
 

@@ -1,0 +1,72 @@
+"""Every recipe: two steps on a CPU, with every loss and with everything switched on."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gander import draws, recipes
+from gander.errors import UserError
+from gander.recipes import RECIPES
+from gander.recipes.experiment import Facts
+
+
+def batches(experiment, facts, size):
+    images = torch.randn(size, facts.channels, experiment.resolution, experiment.resolution).clamp(-1, 1)
+    return [[(images, torch.arange(size) % max(1, facts.num_classes))]] * experiment.learner.draws_per_step
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("loss", ["hinge", "logistic", "least_squares", "wasserstein", "relativistic"])
+def test_two_steps(name, classes, loss):
+    facts = Facts(100, classes, 3)
+    experiment = recipes.load(name)(facts, resolution=16, width=4, batch=4, steps=2, loss=loss, augment="color,translation,cutout", flip=True)
+    before = [p.detach().clone() for p in experiment.networks["generator"].parameters()]
+    for step in range(2):
+        log = experiment.learner.step(step, batches(experiment, facts, 4), draws.at_step(0, step))
+        assert all(value.isfinite() for value in log.values())
+    moved = [not torch.equal(a, b) for a, b in zip(before, experiment.networks["generator"].parameters())]
+    assert sum(moved) > len(moved) / 2
+    images = experiment.learner.samples(0, 5)
+    assert images.shape == (5, 3, 16, 16)
+    assert images.abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_the_sources_do(name):
+    knobs = {key: knob.default for key, knob in recipes.knobs(recipes.load(name)).items()}
+    if name == "dcgan":
+        assert (knobs["generator_lr"], knobs["betas"], knobs["loss"], knobs["latent"]) == (2e-4, (0.5, 0.999), "logistic", 100)
+    else:
+        assert knobs["discriminator_lr"] == 4 * knobs["generator_lr"] == 4e-4
+        assert (knobs["betas"], knobs["loss"], knobs["n_dis"], knobs["spectral_norm"]) == ((0.0, 0.9), "hinge", 1, "both")
+
+
+def test_unknown_knobs_are_refused():
+    with pytest.raises(UserError, match="did you mean 'generator_lr'"):
+        recipes.resolve(recipes.load("sagan"), {"generator_rl": 1.0})
+
+
+def test_labels_that_are_not_used_are_named():
+    for name in ("sagan", "dcgan"):
+        notes = recipes.load(name)(Facts(10, 5, 3), resolution=16, width=4).notes
+        assert any("labels (5 classes) are not used" in note for note in notes)
+    assert not any("labels" in note for note in recipes.load("sagan_official")(Facts(10, 5, 3), resolution=16, width=4).notes)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    resolution=st.sampled_from([16, 32, 64]),
+    width=st.integers(1, 9),
+    attention=st.sampled_from(["none", "self", "full", "article", "residual", "self+residual"]),
+    name=st.sampled_from(sorted(RECIPES)),
+    classes=st.integers(0, 3),
+)
+def test_any_width_and_resolution_make_networks_that_fit(resolution, width, attention, name, classes):
+    with torch.device("meta"):
+        experiment = recipes.load(name)(Facts(10, classes, 1), resolution=resolution, width=width, attention=attention)
+        labels = torch.zeros(2, dtype=torch.int64)
+        images = experiment.networks["generator"](torch.empty(2, experiment.networks["generator"].latent_dim), labels)
+        assert images.shape == (2, 1, resolution, resolution)
+        assert experiment.networks["discriminator"](images, labels).shape == (2,)
