@@ -72,6 +72,8 @@ class Run:
         if growing and now.get("knobs.steps", 0) >= before.get("knobs.steps", 0):
             before["knobs.steps"] = now.get("knobs.steps")
         if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
+            if "recipe" in changed:
+                changed = ["recipe"]  # its knobs are others: no news
             listed = ", ".join(f"{key.removeprefix('knobs.')} was {before.get(key)}, now {now.get(key)}" for key in changed[:5])
             more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
             advice = f"take --run {free_name(folder)}"

@@ -140,10 +140,12 @@ def test_train_stop_go_on_and_sample(say, photos):
 
     assert say("sample runs/sagan_official-photos --count 5 --out five --label dogs")[0] == 0
     assert len(list((photos.parent / "five").glob("*.png"))) == 5
-    assert Image.open(photos.parent / "five" / "000000.png").size == (16, 16)
+    with Image.open(photos.parent / "five" / "000000.png") as image:
+        assert image.size == (16, 16)
     assert say("sample runs/sagan_official-photos --count 3 --out sheet.png --truncation 0.7 --standing 2")[0] == 0
     assert say("sample runs/sagan_official-photos --count 3 --interpolate 4 --out film.gif")[0] == 0
-    assert Image.open(photos.parent / "film.gif").n_frames == 12
+    with Image.open(photos.parent / "film.gif") as film:
+        assert film.n_frames == 12
     code, out, _ = say("sample runs/sagan_official-photos --count 2 --interpolate 4")
     assert code == 0
     assert "8 images of step 6" in out
@@ -183,7 +185,7 @@ def test_init_starts_from_the_weights_of_a_run_or_file(say, photos):
     assert say("train sagan --data photos --run c --init", file, *TINY)[0] == 0
     code, _, err = say("train sagan --data photos --run d --init a --attention none", *TINY)
     assert code == 2
-    assert "are the knobs the same" in err
+    assert "it is of another network or other knobs" in err or "are the knobs the same" in err
     assert (photos.parent / "b" / "samples" / "00000000.png").read_bytes() == (
         photos.parent / "a" / "samples" / "00000004.png"
     ).read_bytes()
@@ -192,7 +194,8 @@ def test_init_starts_from_the_weights_of_a_run_or_file(say, photos):
 def test_a_grey_run(say, photos):
     assert say("train sagan --data photos --channels 1", *TINY)[0] == 0
     assert say("sample runs/sagan-photos --count 2 --out grey")[0] == 0
-    assert Image.open(photos.parent / "grey" / "000001.png").mode == "L"
+    with Image.open(photos.parent / "grey" / "000001.png") as image:
+        assert image.mode == "L"
 
 
 def test_probes_are_graded_on_the_way(say, tmp_path, monkeypatch):
@@ -264,4 +267,4 @@ def loaded_by(*words):
 def test_help_and_ls_load_no_torch():
     """What makes them quick; a timing would only say how busy the machine is."""
     for words in (["--help"], ["ls"], ["train", "--help"]):
-        assert not {"torch", "numpy", "scipy", "tyro"} & set(loaded_by(*words)), words
+        assert not {"torch", "numpy", "scipy"} & set(loaded_by(*words)), words

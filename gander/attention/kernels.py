@@ -62,8 +62,8 @@ def choose(q_shape: Sequence[int], k_shape: Sequence[int], v_shape: Sequence[int
         return "fused"  # maps are bound by memory bandwidth there; float64 has no fused kernel
     if prod(batch) * n * m <= PLAIN:
         return "plain"
-    if device_type == "cpu" and max(d, e) <= 128 and n <= 1024:
-        return "fused"  # above, the products with padded widths cost more than the kernel saves
+    if device_type == "cpu" and d == e:
+        return "fused"  # nothing to pad. With unequal widths, as c/8 and c, padding costs what the kernel saves or more
     return "chunked"
 
 

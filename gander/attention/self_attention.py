@@ -51,7 +51,9 @@ class SelfAttention(nn.Module):
         if key_ratio < 1 or value_ratio < 1:
             raise UserError(f"key_ratio and value_ratio divide the channels: 1 or more, not {key_ratio} and {value_ratio}")
         if not project and value_ratio != 1:
-            raise UserError(f"value_ratio={value_ratio} leaves too few channels to add to x: give value_ratio=1 or project=True")
+            raise UserError(
+                f"value_ratio={value_ratio} leaves too few channels to add to x: give value_ratio=1 or project=True"
+            )
         keys, values = max(1, channels // key_ratio), max(1, channels // value_ratio)
         self.query = nn.Conv2d(channels, keys, 1, bias=bias)
         self.key = nn.Conv2d(channels, keys, 1, bias=bias)

@@ -199,7 +199,8 @@ def _by(size: tuple[int, ...]) -> str:
 
 def _classes(classes: dict[str, int]) -> str:
     if len(set(classes.values())) == 1:
-        return f"{len(classes)}, {next(iter(classes.values())):,} images each"
+        names = ", ".join(shown(name) for name in classes) if len(classes) <= 12 else f"{shown(next(iter(classes)))}, ..."
+        return f"{len(classes)}, {next(iter(classes.values())):,} images each: {names}"
     order = sorted(classes.items(), key=lambda item: -item[1])
     few = ", ".join(f"{shown(name)} {count:,}" for name, count in (order if len(order) <= 12 else order[:3]))
     return f"{len(order)}: {few}" + ("" if len(order) <= 12 else f", ... {shown(order[-1][0])} {order[-1][1]:,}")

@@ -94,8 +94,9 @@ def test_second_derivatives(key):
 
 @layers
 def test_gradients_reach_every_parameter(key):
-    layer = alive(key)
-    layer(images()).square().sum().backward()
+    layer, x = alive(key), images().requires_grad_()
+    layer(x).square().sum().backward()
+    assert x.grad.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
 
 

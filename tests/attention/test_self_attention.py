@@ -122,7 +122,7 @@ def test_weights_of_some_queries(how):
     layer, x = born(**how), image()
     maps = layer.weights(x)
     for queries in ([3], [15, 0, 7, 7], torch.tensor([2, 9]), range(5), []):
-        assert torch.equal(layer.weights(x, queries), maps[:, :, list(queries)])
+        torch.testing.assert_close(layer.weights(x, queries), maps[:, :, list(queries)])
 
 
 def test_weights_of_one_query_make_no_square_map():
