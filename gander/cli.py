@@ -133,12 +133,16 @@ def _parse(program: str, function: Callable, flags: dict[str, Flag], knobs: dict
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            parsed = tyro.cli(both, args=words, prog=program, config=(tyro.conf.OmitArgPrefixes,))
+            parsed: Any = tyro.cli(both, args=words, prog=program, config=(tyro.conf.OmitArgPrefixes,))
     except SystemExit as end:
         if end.code in (0, None):
             raise
         raise UserError(_one_line(complaint.getvalue(), program)) from None
-    return {name: getattr(getattr(parsed, group), name) for group, made in groups for name in made.__dataclass_fields__}
+    return {
+        name: getattr(getattr(parsed, group), name)
+        for group, made in groups
+        for name in [field.name for field in dataclasses.fields(made)]
+    }
 
 
 def _made(name: str, fields: dict[str, Flag]) -> type:

@@ -18,14 +18,17 @@ EXTRAS = {"datasets": "hub", "tensorboard": "tensorboard"}
 def findings() -> Iterator[str]:
     yield f"gander {gander.__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}"
     threads = os.environ.get("OMP_NUM_THREADS", "not set")
-    yield f"cpu        {os.cpu_count()} cores, {torch.get_num_threads()} threads (OMP_NUM_THREADS {threads}), {matrix_rate() / 1e9:,.0f} GFLOP/s"
+    rate = f"{matrix_rate() / 1e9:,.0f} GFLOP/s"
+    yield f"cpu        {os.cpu_count()} cores, {torch.get_num_threads()} threads (OMP_NUM_THREADS {threads}), {rate}"
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(i)
             bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16: --precision fp16 or fp32"
             yield f"cuda:{i}     {torch.cuda.get_device_name(i)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free, {bf16}"
     else:
-        built = "this torch is a CPU build" if torch.version.cuda is None else f"torch has CUDA {torch.version.cuda}, but sees no GPU"
+        built = (
+            "this torch is a CPU build" if torch.version.cuda is None else f"torch has CUDA {torch.version.cuda}, but sees no GPU"
+        )
         yield f"cuda       none ({built}); training runs on the CPU"
     yield f"mps        {'yes' if torch.backends.mps.is_available() else 'none'}"
     yield f"processes  {'torchrun with gloo' if torch.distributed.is_gloo_available() else 'one only: no gloo'}"
@@ -39,11 +42,9 @@ def findings() -> Iterator[str]:
 def _attention_ways() -> str:
     from gander.attention.kernels import choose
 
-    ways = []
-    for side in (8, 16, 32, 64, 128):
-        n = side * side
-        ways.append(f"{side}² {choose((16, 1, n, 8), (16, 1, n, 8), (16, 1, n, 64), 'cuda' if torch.cuda.is_available() else 'cpu', torch.float32)}")
-    return ", ".join(ways)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shapes = {side: [(16, 1, side * side, width) for width in (8, 8, 64)] for side in (8, 16, 32, 64, 128)}
+    return ", ".join(f"{side}² {choose(*shape, device, torch.float32)}" for side, shape in shapes.items())
 
 
 def _cache() -> str:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from gander import draws
 from gander.recipes.experiment import Experiment
@@ -34,7 +33,7 @@ def estimate(experiment: Experiment, channels: int, num_classes: int) -> list[st
         f"a step            {flops / 1e9:,.1f} GFLOP at batch {experiment.batch}",
         f"memory            about {(weights + state + kept.most) / 1e9:.2f} GB: weights, gradients and optimisers "
         f"{(weights + state) / 1e9:.2f}, activations {kept.most / 1e9:.2f} (fp32)",
-        f"time on this CPU  about {seconds:.2g} s a step, {tqdm.format_interval(seconds * experiment.steps)} for {experiment.steps:,} steps "
+        f"time on this CPU  about {seconds:.2g} s a step, {span(seconds * experiment.steps)} for {experiment.steps:,} steps "
         f"(its matrix rate is {rate / 1e9:,.0f} GFLOP/s on {torch.get_num_threads()} threads, of which {REACHED:.0%} was taken)",
     ]
 
@@ -81,6 +80,14 @@ class _Kept:
 class _Holder:
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
+
+
+def span(seconds: float) -> str:
+    """40 s, 12 min, 3.1 h, 27 days: two figures are all that an estimate has."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def worded(value: Any) -> str:

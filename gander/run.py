@@ -1,9 +1,9 @@
 """A run is a folder: the contract between train, sample, score, look and report. It knows no torch.
 
-    run.json               recipe, knobs, facts, seed, data, versions, machine, command
-    log.jsonl              one object a line, appended by whole lines; a torn last line is ignored
-    checkpoints/<step>/    what `gander.train.checkpoint` writes
-    samples/               grids of fixed latents over time, and what `gander sample` makes
+run.json               recipe, knobs, facts, seed, data, versions, machine, command
+log.jsonl              one object a line, appended by whole lines; a torn last line is ignored
+checkpoints/<step>/    what `gander.train.checkpoint` writes
+samples/               grids of fixed latents over time, and what `gander sample` makes
 """
 
 import json
@@ -80,10 +80,13 @@ class Run:
             if changed == ["knobs.steps"]:
                 advice = f"to go on from its weights: --init {folder} --run {free_name(folder)}"
             raise UserError(f"{folder} is another run ({listed}{more}); {advice}")
-        if run.described["knobs"].get("steps") != described["knobs"].get("steps"):
-            run.described["knobs"]["steps"] = described["knobs"]["steps"]
-            write_json(folder / "run.json", run.described)
         return run, True
+
+    def grow(self, steps: int) -> None:
+        """Write down that the run was given more steps."""
+        if self.described["knobs"].get("steps") != steps:
+            self.described["knobs"]["steps"] = steps
+            write_json(self.folder / "run.json", self.described)
 
     def lock(self) -> AbstractContextManager[None]:
         """One writer at a time; the lock dies with its process."""
@@ -129,7 +132,10 @@ class Run:
 def circumstances() -> dict[str, Any]:
     """When, with what and on which kind of machine: for the record; a run may go on under others."""
     return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("gander-torch", "torch", "numpy", "pillow")}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("gander-torch", "torch", "numpy", "pillow")},
+        },
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "command": " ".join(["gander", *sys.argv[1:]]),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

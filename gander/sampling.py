@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gander import grids, recipes
 from gander.errors import UserError, unknown
@@ -26,7 +26,7 @@ def load_generator(
     standing: int = 0,
     device: torch.device | str = "cpu",
     recipe: str | None = None,
-) -> tuple[nn.Module, int]:
+) -> tuple[Any, int]:
     """The generator of a run's checkpoint, ready to sample from, and the checkpoint's step.
 
     `standing` estimates batch norm's statistics again over so many batches of 64 latents of seed 0.
@@ -49,7 +49,9 @@ def numbered(label: str | None, classes: Sequence[str], num_classes: int) -> int
     if label is None:
         return None
     if not num_classes:
-        raise UserError(f"label {label!r} was asked for, but this run has no labels; leave --label out, or train sagan_official on classes")
+        raise UserError(
+            f"label {label!r} was asked for, but this run has no labels; leave --label out, or train sagan_official on classes"
+        )
     if label in classes:
         return list(classes).index(label)
     if label.isdecimal() and int(label) < num_classes:
@@ -59,7 +61,7 @@ def numbered(label: str | None, classes: Sequence[str], num_classes: int) -> int
 
 @torch.no_grad()
 def draw_images(
-    generator: nn.Module,
+    generator: Any,
     seed: int,
     count: int,
     *,
@@ -79,7 +81,7 @@ def draw_images(
     path = [great_circle(a, b, t / interpolate) for a, b in pairwise([*ends, ends[0]]) for t in range(interpolate)]
     latents = torch.stack(path)
     labels = labels[0].expand(len(latents))
-    parts = zip(latents.split(64), labels.split(64))
+    parts = zip(latents.split(64), labels.split(64), strict=True)
     return torch.cat([generator(z.to(device), y.to(device)).float().cpu() for z, y in parts])
 
 

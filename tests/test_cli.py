@@ -15,7 +15,24 @@ from PIL import Image
 from gander import cli, verbs
 from gander.recipes import RECIPES
 
-TINY = "--resolution 16 --width 4 --batch 8 --steps 4 --sample-every 2 --save-every 2 --log-every 1 --device cpu".split()
+TINY = [
+    "--resolution",
+    "16",
+    "--width",
+    "4",
+    "--batch",
+    "8",
+    "--steps",
+    "4",
+    "--sample-every",
+    "2",
+    "--save-every",
+    "2",
+    "--log-every",
+    "1",
+    "--device",
+    "cpu",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +84,10 @@ def test_recipes_are_those_of_the_folder():
         ("train", "wants a recipe first"),
         ("train sagn --data photos", "no recipe called 'sagn'; did you mean 'sagan'?"),
         ("train sagan", "needs --data: a folder"),
-        ("train sagan --data photos --discriminator-rl 1", "no knob called '--discriminator-rl'; did you mean '--discriminator-lr'?"),
+        (
+            "train sagan --data photos --discriminator-rl 1",
+            "no knob called '--discriminator-rl'; did you mean '--discriminator-lr'?",
+        ),
         ("train sagan --data photos --width wide", "--width: .*'wide'"),
         ("train sagan --data photos --betas 0.5", "betas"),
         ("train sagan --data photos --loss hing", "hing"),
@@ -239,7 +259,9 @@ def test_check_and_doctor_and_ls(say, photos):
 
 
 def spoken(*words, **options):
-    return subprocess.Popen([sys.executable, "-m", "gander", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        [sys.executable, "-m", "gander", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -253,7 +275,9 @@ def test_a_stopped_training_saves_says_how_to_go_on_and_exits_by_its_signal(numb
     process.send_signal(number)
     out, err = process.communicate(timeout=100)
     assert process.returncode == code, err
-    step = int(re.search(r"stopped and saved at step ([\d,]+) of 100,000; say the same command again", out).group(1).replace(",", ""))
+    step = int(
+        re.search(r"stopped and saved at step ([\d,]+) of 100,000; say the same command again", out).group(1).replace(",", "")
+    )
     assert (photos.parent / f"stopped{number}" / "checkpoints" / f"{step:08d}" / "manifest.json").exists()
     assert "Traceback" not in err
 

@@ -21,12 +21,14 @@ def batches(experiment, facts, size):
 @pytest.mark.parametrize("loss", ["hinge", "logistic", "least_squares", "wasserstein", "relativistic"])
 def test_two_steps(name, classes, loss):
     facts = Facts(100, classes, 3)
-    experiment = recipes.load(name)(facts, resolution=16, width=4, batch=4, steps=2, loss=loss, augment="color,translation,cutout", flip=True)
+    experiment = recipes.load(name)(
+        facts, resolution=16, width=4, batch=4, steps=2, loss=loss, augment="color,translation,cutout", flip=True
+    )
     before = [p.detach().clone() for p in experiment.networks["generator"].parameters()]
     for step in range(2):
         log = experiment.learner.step(step, batches(experiment, facts, 4), draws.at_step(0, step))
         assert all(value.isfinite() for value in log.values())
-    moved = [not torch.equal(a, b) for a, b in zip(before, experiment.networks["generator"].parameters())]
+    moved = [not torch.equal(a, b) for a, b in zip(before, experiment.networks["generator"].parameters(), strict=True)]
     assert sum(moved) > len(moved) / 2
     images = experiment.learner.samples(0, 5)
     assert images.shape == (5, 3, 16, 16)

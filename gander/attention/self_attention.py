@@ -16,12 +16,12 @@ class SelfAttention(nn.Module):
     key, query, value and output: 1×1 convolutions to c/8, c/8 and c/2 channels and back to c. γ is a scalar, 0 at birth,
     so that a new layer is the identity. Scores are not divided by √d. As published:
 
-    | form                                  | arguments                                                    | parameters         |
-    |---------------------------------------|--------------------------------------------------------------|--------------------|
-    | official code, BigGAN                 | the defaults: keys and values max-pooled 2×2                 | 1.25 c² + 1        |
-    | paper's first text, fastai            | `value_ratio=1, pool=False, project=False`                   | 1.25 c² + 1        |
-    | article and code of Thalles Silva     | the same with `bias=True`                                    | 1.25 c² + 1.25 c + 1 |
-    | text of the ICML paper                | `value_ratio=8, pool=False`                                  | 0.5 c² + 1         |
+    | form                            | arguments                                     | parameters           |
+    |---------------------------------|-----------------------------------------------|----------------------|
+    | official code, BigGAN           | the defaults: keys, values max-pooled 2×2     | 1.25 c² + 1          |
+    | paper's first text, fastai      | `value_ratio=1, pool=False, project=False`    | 1.25 c² + 1          |
+    | article and code of T. Silva    | the same with `bias=True`                     | 1.25 c² + 1.25 c + 1 |
+    | text of the ICML paper          | `value_ratio=8, pool=False`                   | 0.5 c² + 1           |
 
     Shapes: (b, c, h, w) -> (b, c, h, w), any h and w. Pooling drops an odd last row or column, as the official code does,
     and leaves a side of length 1 as it is. Widths are rounded down, to at least 1.
@@ -51,9 +51,7 @@ class SelfAttention(nn.Module):
         if key_ratio < 1 or value_ratio < 1:
             raise UserError(f"key_ratio and value_ratio divide the channels: 1 or more, not {key_ratio} and {value_ratio}")
         if not project and value_ratio != 1:
-            raise UserError(
-                f"value_ratio={value_ratio} leaves too few channels to add to x: give value_ratio=1 or project=True"
-            )
+            raise UserError(f"value_ratio={value_ratio} leaves too few channels to add to x: give value_ratio=1 or project=True")
         keys, values = max(1, channels // key_ratio), max(1, channels // value_ratio)
         self.query = nn.Conv2d(channels, keys, 1, bias=bias)
         self.key = nn.Conv2d(channels, keys, 1, bias=bias)

@@ -32,9 +32,7 @@ class Batches:
         device: torch.device | str = "cpu",
     ):
         if len(images) < batch:
-            raise UserError(
-                f"{len(images):,} images are fewer than a batch of {batch}; take --batch {max(1, len(images))} or less"
-            )
+            raise UserError(f"{len(images):,} images are fewer than a batch of {batch}; take --batch {max(1, len(images))} or less")
         distributed.check_batch(batch, accumulate)
         self.batch, self.seed, self.per_step, self.accumulate = batch, seed, per_step, accumulate
         self.device = torch.device(device)

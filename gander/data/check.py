@@ -161,9 +161,7 @@ def _lines(report: Report) -> list[str]:
     if report.short_sides and report.widths and report.heights:
         low, middle, high = zip(report.widths, report.heights, strict=True)
         tell("size", f"{_by(low)} px" if low == high else f"{_by(low)} to {_by(high)} px, median {_by(middle)}")
-        tell(
-            "square", "all" if not report.not_square else f"{1 - report.not_square:.0%}; the others are cut at their long side"
-        )
+        tell("square", "all" if not report.not_square else f"{1 - report.not_square:.0%}; the others are cut at their long side")
         tell("formats", ", ".join(f"{name} {count:,}" for name, count in report.formats.items()))
         tell("modes", ", ".join(f"{name} {count:,}" for name, count in report.modes.items()))
     if report.others:

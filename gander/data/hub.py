@@ -100,9 +100,7 @@ def _labels(datasets: Any, tables: Any, split: str) -> tuple[list[int], tuple[st
     column = _first(features, _LABEL, lambda feature: isinstance(feature, datasets.ClassLabel))
     if column is not None:
         values = tables[split][column][:]
-        return (
-            ([], ()) if any(value is None or value < 0 for value in values) else (list(values), tuple(features[column].names))
-        )
+        return ([], ()) if any(value is None or value < 0 for value in values) else (list(values), tuple(features[column].names))
     kinds = {name: str(getattr(feature, "dtype", "")).rstrip("0123456789") for name, feature in features.items()}
     plain = next((name for name in _LABEL if kinds.get(name) in ("int", "uint", "string")), None)
     if plain is None or any(value is None for value in tables[split][plain][:]):

@@ -146,9 +146,7 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
                 if _passed_over(item.name):
                     continue
                 if item.is_symlink() and item.is_dir():
-                    raise UserError(
-                        f"{shown(item.path)} is a link to a folder, which is not followed; put the images in its place"
-                    )
+                    raise UserError(f"{shown(item.path)} is a link to a folder, which is not followed; put the images in its place")
                 yield (*above, item.name), item
                 if item.is_dir(follow_symlinks=False):
                     yield from _walk(Path(item.path), (*above, item.name))

@@ -269,9 +269,7 @@ def _sites(network: nn.Module) -> Iterator[tuple[str, ParametrizationList, Spect
 @torch.no_grad()
 def _before(chain: ParametrizationList, i: int) -> Tensor:
     """The weight as it comes to parametrisation `i`."""
-    weights: list[Any] = (
-        [chain.original] if chain.is_tensor else [getattr(chain, f"original{j}") for j in range(chain.ntensors)]
-    )
+    weights: list[Any] = [chain.original] if chain.is_tensor else [getattr(chain, f"original{j}") for j in range(chain.ntensors)]
     for part in list(chain)[:i]:
         weights = [part(*weights)]
     return weights[0]

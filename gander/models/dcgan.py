@@ -20,7 +20,7 @@ def _width(side: int, resolution: int, width: int) -> int:
 def _initialise(layer: nn.Module) -> None:
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(layer.weight, 0.0, 0.02)
-    elif isinstance(layer, BatchNorm):
+    elif isinstance(layer, BatchNorm) and layer.weight is not None:
         nn.init.normal_(layer.weight, 1.0, 0.02)
 
 

@@ -26,7 +26,7 @@ def _initialise(layer: nn.Module) -> None:
     """Glorot-uniform weights, zero biases: torch's own defaults are others, and SAGAN is sensitive to them."""
     if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
         nn.init.xavier_uniform_(layer.weight)
-        if getattr(layer, "bias", None) is not None:
+        if not isinstance(layer, nn.Embedding) and layer.bias is not None:
             nn.init.zeros_(layer.bias)
 
 

@@ -1,6 +1,6 @@
 """DCGAN: the baseline that everybody knows. Source: Radford et al. 2015, arXiv:1511.06434; networks: `gander.models.dcgan`."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from gander.data.augment import Augment
 from gander.layers.spectral_norm import spectral_norm as normalise
@@ -60,7 +60,7 @@ def recipe(
         augment: DiffAugment for small data: color, translation, cutout, joined by commas; none is the paper.
         flip: mirror half of the real images.
     """
-    size = {"channels": facts.channels, "width": width, "attention": attention, "attention_at": attention_at}
+    size: dict[str, Any] = {"channels": facts.channels, "width": width, "attention": attention, "attention_at": attention_at}
     generator = Generator(resolution, latent_dim=latent, **size)
     discriminator = Discriminator(resolution, **size)
     if spectral_norm == "both":
@@ -85,5 +85,7 @@ def recipe(
     if facts.num_classes:
         notes.append(f"the labels ({facts.num_classes} classes) are not used: dcgan is unconditional; sagan_official uses them")
     if augment == "none" and facts.num_images < 10_000:
-        notes.append(f"{facts.num_images:,} images are few; --augment color,translation,cutout keeps them from being learned by heart")
+        notes.append(
+            f"{facts.num_images:,} images are few; --augment color,translation,cutout keeps them from being learned by heart"
+        )
     return Experiment(learner, batch, steps, resolution, notes)

@@ -1,10 +1,11 @@
 """SAGAN for any folder of images: the article's networks, unconditional and small.
 
-Source: Thalles Silva, "Self-Attention in GANs", and its code (CelebA 128×128). Networks and what is mended: `gander.models.sagan_article`.
+Source: Thalles Silva, "Self-Attention in GANs", and its code (CelebA 128×128). The networks, and what is mended in them:
+`gander.models.sagan_article`.
 Claim of the source: images of faces whose parts fit together; no score was reported.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from gander.data.augment import Augment
 from gander.layers.spectral_norm import spectral_norm as normalise
@@ -72,7 +73,7 @@ def recipe(
         norm_gain: give batch norm its gamma; the article's code has none.
         leak: slope of LeakyReLU below zero. The article's text says 0.02, its code 0.1.
     """
-    size = {"channels": facts.channels, "width": width, "attention": attention, "attention_at": attention_at}
+    size: dict[str, Any] = {"channels": facts.channels, "width": width, "attention": attention, "attention_at": attention_at}
     generator = Generator(resolution, latent_dim=latent, norm_gain=norm_gain, **size)
     discriminator = Discriminator(resolution, leak=leak, **size)
     if spectral_norm == "both":
@@ -99,5 +100,7 @@ def recipe(
     if facts.num_classes:
         notes.append(f"the labels ({facts.num_classes} classes) are not used: sagan is unconditional; sagan_official uses them")
     if augment == "none" and facts.num_images < 10_000:
-        notes.append(f"{facts.num_images:,} images are few; --augment color,translation,cutout keeps them from being learned by heart")
+        notes.append(
+            f"{facts.num_images:,} images are few; --augment color,translation,cutout keeps them from being learned by heart"
+        )
     return Experiment(learner, batch, steps, resolution, notes)

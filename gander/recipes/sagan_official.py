@@ -5,7 +5,7 @@ Claim of the source: ImageNet 128×128, Inception score 36.8 -> 52.52, FID 27.62
 Reproductions in PyTorch reached FID 30 to 37: quote yours against those.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from gander.data.augment import Augment
 from gander.layers.spectral_norm import spectral_norm as normalise
@@ -50,7 +50,7 @@ def recipe(
         width: channels at the output side, doubled at each smaller one up to 16 times. The paper has 64.
         latent: numbers that an image is made from.
         attention: a key of `gander.attention.ATTENTION`; `+` puts two at one place. `self` is the released, pooled layer.
-        attention_at: feature-map sides with attention, in both networks. By default min(32, resolution / 2): the released flag's 32.
+        attention_at: feature-map sides with attention, in both networks. By default min(32, resolution / 2), the released 32.
         batch: images of one optimiser step, over all processes. The paper's 256 were 4 × 64.
         steps: generator updates. The paper's tables stop at one million.
         generator_lr: Adam's rate for the generator.
@@ -69,7 +69,7 @@ def recipe(
         flip: mirror half of the real images.
         statistics: batch norm of the global batch, or of each process as the official code has it.
     """
-    size = {"channels": facts.channels, "width": width, "attention": attention, "attention_at": attention_at}
+    size: dict[str, Any] = {"channels": facts.channels, "width": width, "attention": attention, "attention_at": attention_at}
     generator = Generator(resolution, num_classes=facts.num_classes, latent_dim=latent, statistics=statistics, **size)
     discriminator = Discriminator(resolution, num_classes=facts.num_classes, **size)
     if spectral_norm == "both":
@@ -93,5 +93,7 @@ def recipe(
     )
     notes = []
     if augment == "none" and facts.num_images < 10_000:
-        notes.append(f"{facts.num_images:,} images are few; --augment color,translation,cutout keeps them from being learned by heart")
+        notes.append(
+            f"{facts.num_images:,} images are few; --augment color,translation,cutout keeps them from being learned by heart"
+        )
     return Experiment(learner, batch, steps, resolution, notes)

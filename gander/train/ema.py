@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class EMA:
     def update(self, network: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
-        for mine, theirs in zip(self.network.buffers(), network.buffers()):
+        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)
 
 
@@ -42,13 +43,13 @@ def ready(network: nn.Module, batches: Iterable[tuple[Tensor, ...]] = (), refres
         refresh(copy)
     batches = list(batches)
     if batches and has_batch_statistics(copy):
-        norms = [m for m in copy.modules() if hasattr(m, "running_mean")]
+        norms: list[Any] = [m for m in copy.modules() if hasattr(m, "running_mean")]
         momenta = [m.momentum for m in norms]
         copy.train()
         for count, inputs in enumerate(batches, start=1):
             for norm in norms:
                 norm.momentum = 1 / count  # the running mean of the batches so far
             copy(*inputs)
-        for norm, momentum in zip(norms, momenta):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return copy.eval()

@@ -5,11 +5,9 @@ A learner is anything with `step(step, batches, draws) -> dict of tensors`, `net
 """
 
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -20,6 +18,7 @@ from gander import distributed, draws
 from gander.errors import UserError, missing_extra
 from gander.grids import enlarge, grid, save_png, to_bytes
 from gander.run import Outcome, Run
+from gander.signals import heard
 from gander.train import checkpoint
 
 
@@ -87,7 +86,7 @@ def fit(
     watchers = [(every, watch) for every, watch in watchers if every]
     recent: list[tuple[int, dict[str, Tensor]]] = []
     stop = 0
-    with _signals() as asked, journal:
+    with heard() as asked, journal:
         if done == 0 and sample_every:
             journal.samples(learner, 0, seed)
         while done < steps and not stop:
@@ -176,18 +175,18 @@ def _checked(recent: list[tuple[int, dict[str, Tensor]]], learner: Learner | Non
     table = torch.stack([torch.stack([value.float() for value in values.values()]) for _, values in recent])
     table = distributed.all_reduce(table) / distributed.processes()  # a NaN of one process is a NaN for all
     rows = table.tolist()
-    for (step, values), row in zip(recent, rows):
-        for name, value in zip(values, row):
+    for (step, values), row in zip(recent, rows, strict=True):
+        for name, value in zip(values, row, strict=True):
             if not math.isfinite(value):
                 raise UserError(_not_finite(step, name.replace("_", " "), value))
     for network_name, network in (learner.networks if learner else {}).items():
         named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         floats = {name: tensor for name, tensor in named.items() if tensor.is_floating_point() and tensor.numel()}
         finite = torch.stack([tensor.detach().isfinite().all() for tensor in floats.values()]).tolist()
-        for name, fine in zip(floats, finite):
+        for name, fine in zip(floats, finite, strict=True):
             if not fine:
                 raise UserError(_not_finite(recent[-1][0], f"{network_name}'s {name}", math.nan))
-    return dict(zip(recent[-1][1], rows[-1]))
+    return dict(zip(recent[-1][1], rows[-1], strict=True))
 
 
 def _not_finite(step: int, what: str, value: float) -> str:
@@ -195,27 +194,6 @@ def _not_finite(step: int, what: str, value: float) -> str:
         f"step {step}: the {what} is {value}, so the run was stopped and nothing of it reached a checkpoint; "
         "take lower learning rates or --precision fp32 and another --run, or say the same again to try from the last checkpoint"
     )
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM set a flag that is read between steps; a second one stops at once."""
-    asked = [0]
-
-    def hear(number: int, frame: Any) -> None:
-        if asked[0]:
-            raise KeyboardInterrupt
-        asked[0] = number
-
-    try:
-        before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever runs us there hears the signals
-        before = {}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _summary_writer(run: Run) -> Any:

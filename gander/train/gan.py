@@ -15,6 +15,7 @@ from gander.train.ema import EMA, ready
 from gander.train.precision import Precision
 
 Batch = list[tuple[Tensor, Tensor]]
+Generator = Any  # an nn.Module with .latent_dim and .num_classes, called as generator(latents, labels)
 Penalty = Callable[..., Tensor]
 
 
@@ -37,7 +38,7 @@ class Gan:
 
     def __init__(
         self,
-        generator: nn.Module,
+        generator: Generator,
         discriminator: nn.Module,
         *,
         generator_optimizer: torch.optim.Optimizer,
@@ -52,7 +53,8 @@ class Gan:
         flip: bool = False,
         dequantize: bool = False,
     ):
-        self.generator, self.discriminator = by_step(generator), by_step(discriminator)
+        self.generator: Generator = by_step(generator)
+        self.discriminator = by_step(discriminator)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.loss, self.penalties = loss, list(penalties)
         self.draws_per_step, self.accumulate, self.simultaneous = n_dis, accumulate, simultaneous
@@ -68,7 +70,7 @@ class Gan:
 
     def to(self, device: torch.device, precision: str = "fp32") -> "Gan":
         for network in self.networks.values():
-            network.to(device=device, memory_format=torch.channels_last)
+            network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.precision = Precision(precision, device)
         return self
 
@@ -178,10 +180,10 @@ class Gan:
         images = [images for images, _ in batch]
         if self.flip:
             coins = self._cut(torch.rand(self._size(batch), generator=draw(f"flip {name}")))
-            images = [horizontal_flip(x, coin < 0.5) for x, coin in zip(images, coins)]
+            images = [horizontal_flip(x, coin < 0.5) for x, coin in zip(images, coins, strict=True)]
         if self.dequantize:
             noise = torch.rand(self._size(batch), *images[0].shape[1:], generator=draw(f"dequantize {name}"))
-            images = [x + share / 128 for x, share in zip(images, self._cut(noise))]
+            images = [x + share / 128 for x, share in zip(images, self._cut(noise), strict=True)]
         return images
 
     def _looks(self, batch: Batch, draw: draws.Draws, name: str) -> Callable[[Tensor, int], Tensor]:
@@ -220,7 +222,7 @@ class Gan:
 
 
 def latents_of(
-    generator: nn.Module, seed: int, indices: Sequence[int], *, label: int | None = None, truncation: float | None = None
+    generator: Generator, seed: int, indices: Sequence[int], *, label: int | None = None, truncation: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Latents (n, d) and labels (n,) of these samples: each from a generator of its own, keyed (seed, index).
 
@@ -241,7 +243,7 @@ def latents_of(
 
 @torch.no_grad()
 def sample(
-    generator: nn.Module,
+    generator: Generator,
     seed: int,
     indices: Sequence[int],
     *,
@@ -252,7 +254,7 @@ def sample(
 ) -> Tensor:
     """Images (n, c, h, w) in [-1, 1] of these samples, on the CPU. `generator` is one that is `ready`."""
     latents, labels = latents_of(generator, seed, indices, label=label, truncation=truncation)
-    parts = zip(latents.split(batch), labels.split(batch))
+    parts = zip(latents.split(batch), labels.split(batch), strict=True)
     return torch.cat([generator(z.to(device), y.to(device)).float().cpu() for z, y in parts])
 
 

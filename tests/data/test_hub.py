@@ -80,9 +80,7 @@ def test_labels_that_are_plain_numbers_or_words(parquet, type, values, classes):
 
 
 def test_a_split_without_labels(parquet):
-    where = parquet(
-        {"label": CLASSES}, train={"image": images(2), "label": [0, 1]}, test={"image": images(2), "label": [-1, -1]}
-    )
+    where = parquet({"label": CLASSES}, train={"image": images(2), "label": [0, 1]}, test={"image": images(2), "label": [-1, -1]})
     assert open_source(where, split="test").classes == ()
 
 

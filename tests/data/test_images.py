@@ -100,9 +100,7 @@ def test_sixteen_bits_are_scaled():
     values = np.array([[0, 65535], [32768, 257]], np.uint16)
     np.testing.assert_array_equal(decode(encoded(values), 2, 1)[..., 0], [[0, 255], [128, 1]])
     np.testing.assert_array_equal(decode(encoded(values, "TIFF"), 2, 1)[..., 0], [[0, 255], [128, 1]])
-    np.testing.assert_array_equal(
-        decode(b"P5 2 2 65535\n" + values.astype(">u2").tobytes(), 2, 1)[..., 0], [[0, 255], [128, 1]]
-    )
+    np.testing.assert_array_equal(decode(b"P5 2 2 65535\n" + values.astype(">u2").tobytes(), 2, 1)[..., 0], [[0, 255], [128, 1]])
 
 
 @pytest.mark.parametrize("type", [np.float32, np.int32])

@@ -34,7 +34,11 @@ def make(game, seed=0, dtype=torch.float32, precision="fp32", **more):
     for network in learner.networks.values():
         network.to(dtype)
     batches = Batches(
-        *images(classes=classes), batch=knobs["batch"], seed=seed, per_step=learner.draws_per_step, accumulate=learner.accumulate
+        *images(classes=classes),
+        batch=knobs["batch"],
+        seed=seed,
+        per_step=learner.draws_per_step,
+        accumulate=learner.accumulate,
     )
     if dtype is torch.float32:
         return learner, batches

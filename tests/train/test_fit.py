@@ -75,7 +75,11 @@ def test_bf16_trains_close_to_fp32(tmp_path):
     full, _ = trained("article", new_run(tmp_path / "full"), 2)
     half, _ = trained("article", new_run(tmp_path / "half"), 2, precision="bf16")
     assert all(p.dtype == torch.float32 for p in half.generator.parameters())
-    moved = [(a - b).norm() / a.norm() for a, b in zip(full.generator.parameters(), half.generator.parameters()) if a.norm() > 0.1]
+    moved = [
+        (a - b).norm() / a.norm()
+        for a, b in zip(full.generator.parameters(), half.generator.parameters(), strict=True)
+        if a.norm() > 0.1
+    ]
     assert moved
     assert max(moved) < 0.05
 

@@ -54,7 +54,7 @@ def test_a_step_is_the_formula(simultaneous):
 
 
 def move(optimizer, network, gradients):
-    for parameter, gradient in zip(network.parameters(), gradients):
+    for parameter, gradient in zip(network.parameters(), gradients, strict=True):
         parameter.grad = gradient
     optimizer.step()
 
@@ -113,7 +113,9 @@ def test_logs_are_tensors_and_name_the_losses(game):
     assert all(isinstance(value, torch.Tensor) and value.dim() == 0 and not value.requires_grad for value in log.values())
     details = learner.details()
     assert any(name.startswith("gamma/generator") for name in details)
-    assert any(name.startswith("sigma/discriminator") for name in details) == ("none" not in str(GAMES[game][2].get("spectral_norm")) and game != "dcgan")
+    assert any(name.startswith("sigma/discriminator") for name in details) == (
+        "none" not in str(GAMES[game][2].get("spectral_norm")) and game != "dcgan"
+    )
 
 
 def test_the_generator_step_leaves_the_discriminator_alone():
@@ -138,7 +140,7 @@ def test_ema_is_the_formula_and_copies_buffers():
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * dict(network.named_parameters())[name].detach()
     torch.testing.assert_close(dict(ema.network.named_parameters())[name], expected)
-    for mine, theirs in zip(ema.network.buffers(), network.buffers()):
+    for mine, theirs in zip(ema.network.buffers(), network.buffers(), strict=True):
         assert torch.equal(mine, theirs)
 
 

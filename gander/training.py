@@ -1,0 +1,169 @@
+"""From words to a run: check all that can be checked, prepare the images, build the experiment, fit it."""
+
+import contextlib
+import signal
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from gander.errors import UserError
+from gander.run import Outcome, Run, circumstances
+from gander.signals import heard
+
+say = print
+
+
+def train(
+    recipe: str,
+    *,
+    data: str,
+    run: str | None = None,
+    split: str | None = None,
+    channels: Literal[1, 3] = 3,
+    device: str | None = None,
+    precision: str | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    log_every: int = 50,
+    save_every: int = 500,
+    sample_every: int = 500,
+    score_every: int = 0,
+    keep_every: int = 0,
+    init: str | None = None,
+    allow_broken: bool = False,
+    tensorboard: bool = False,
+    **knobs: Any,
+) -> Outcome:
+    """Train a recipe on images. Stop it with Ctrl-C; say the same again to go on.
+
+    Args:
+        data: a folder or zip of images, a folder of parquet files, owner/name on the Hub, or probe:twins, probe:count.
+        run: folder of the run; by default runs/RECIPE-DATA.
+        split: which of the data's splits; by default train, where there are any.
+        channels: 3 for colour, 1 for grey.
+        device: cpu, cuda, cuda:1, mps; by default the best there is.
+        precision: fp32, bf16 or fp16; by default bf16 on GPUs that have it, else fp32.
+        seed: another seed is another run.
+        workers: processes that decode images, once; by default one a core.
+        log_every: steps between two lines of the log.
+        save_every: steps between two checkpoints. The last two are kept.
+        sample_every: steps between two grids of samples; 0 is never.
+        score_every: steps between two gradings of the samples, for probes; 0 is never.
+        keep_every: keep the checkpoints of these steps for good; 0 is none.
+        init: start from the weights of this run, or of this .safetensors file of the generator.
+        allow_broken: go on with more than 1 % broken images.
+        tensorboard: write event files too, to the run's folder.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from gander import distributed, recipes
+    from gander.data import open_source, prepare
+    from gander.data.batches import Batches
+    from gander.recipes.experiment import Facts
+    from gander.sampling import grader
+    from gander.train import precision as precisions
+    from gander.train.checkpoint import start_from
+    from gander.train.fit import fit
+
+    started = time.time()
+    function = recipes.load(recipe)
+    resolved = recipes.resolve(function, knobs)
+    for name, value in {"log-every": log_every, "save-every": save_every}.items():
+        if value < 1:
+            raise UserError(f"--{name} {value} is not a number of steps; take 1 or more")
+    where = distributed.device(device)
+    source = open_source(data, split=split)
+    with torch.device("meta"):  # all that can be wrong with the knobs, before any image is decoded
+        trial = function(Facts(len(source), source.num_classes, channels), **resolved)
+    if trial.batch > len(source):
+        raise UserError(f"{len(source):,} images are fewer than a batch of {trial.batch}; take --batch {len(source)} or less")
+    folder = Path(run or f"runs/{Path(recipe).stem}-{source.name}")
+    if precision is None and (folder / "run.json").exists():
+        precision = Run.open(folder).described.get("precision")
+    precision = precisions.resolve(precision, where)
+    watchers = [grader(data, score_every, seed)] if score_every else []
+
+    with distributed.session(where), contextlib.ExitStack() as held:
+        chief = distributed.rank() == 0
+        distributed.check_batch(trial.batch, trial.learner.accumulate)
+        if not chief:
+            distributed.barrier()  # until the chief has prepared the images and made the folder
+        with heard() as asked:
+            try:
+                dataset = prepare(
+                    source,
+                    trial.resolution,
+                    channels=channels,
+                    workers=workers,
+                    allow_broken=allow_broken,
+                    progress=chief,
+                    stopped=lambda: bool(asked[0]),
+                )
+            except KeyboardInterrupt:
+                say("stopped while the images were prepared; nothing was lost, nothing is there yet")
+                return Outcome(0, asked[0] or signal.SIGINT)
+        facts = Facts(len(dataset), dataset.num_classes, channels)
+        resumed = False
+        if chief:
+            described = {
+                "recipe": Path(recipe).name,
+                "knobs": resolved,
+                "facts": vars(facts),
+                "classes": list(dataset.classes),
+                "seed": seed,
+                "precision": precision,
+                "init": init,
+                "data": {name: getattr(dataset, name) for name in ("name", "split", "fingerprint", "filter")} | {"where": data},
+                "device": str(where),
+                **circumstances(),
+            }
+            the_run, resumed = Run.start(folder, described, growing=trial.growing)
+            held.enter_context(the_run.lock())
+            the_run.grow(trial.steps)
+            distributed.barrier()
+        else:
+            the_run = Run.open(folder)
+        resumed = bool(distributed.agree(resumed))
+        torch.manual_seed(seed)
+        experiment = function(facts, **resolved)
+        learner = experiment.learner.to(where, precision)
+        if init and not resumed:
+            start_from(init, learner.networks)
+        per_step, accumulate = learner.draws_per_step, learner.accumulate
+        cut: dict[str, Any] = {
+            "batch": experiment.batch,
+            "seed": seed,
+            "per_step": per_step,
+            "accumulate": accumulate,
+            "device": where,
+        }
+        batches = Batches(dataset.images, dataset.labels, **cut)
+        if chief:
+            for note in experiment.notes:
+                say(f"note: {note}")
+            verb = "going on with" if resumed else "training"
+            say(
+                f"{verb} {folder}: {recipe}, {len(dataset):,} images at {experiment.resolution} px, {where}, {precision}",
+                flush=True,
+            )
+        outcome = fit(
+            learner,
+            batches,
+            the_run,
+            steps=experiment.steps,
+            batch=experiment.batch,
+            seed=seed,
+            log_every=log_every,
+            save_every=save_every,
+            sample_every=sample_every,
+            keep_every=keep_every,
+            watchers=watchers,
+            tensorboard=tensorboard,
+        )
+        if chief and outcome.signal:
+            say(f"stopped and saved at step {outcome.step:,} of {experiment.steps:,}; say the same command again to go on")
+        elif chief:
+            took = tqdm.format_interval(time.time() - started)
+            say(f"{folder} is finished: {outcome.step:,} steps, {took} this time; samples in {the_run.samples}")
+    return outcome
