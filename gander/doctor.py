@@ -43,8 +43,11 @@ def _attention_ways() -> str:
     from gander.attention.kernels import choose
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shapes = {side: [(16, 1, side * side, width) for width in (8, 8, 64)] for side in (8, 16, 32, 64, 128)}
-    return ", ".join(f"{side}² {choose(*shape, device, torch.float32)}" for side, shape in shapes.items())
+    ways = []
+    for side in (8, 16, 32, 64, 128):
+        q, v = ((16, 1, side * side, width) for width in (8, 64))
+        ways.append(f"{side}² {choose(q, q, v, device, torch.float32)}")
+    return ", ".join(ways)
 
 
 def _cache() -> str:

@@ -102,11 +102,11 @@ def load_network(file: Path, network: nn.Module) -> None:
     if lacking := sorted(mine.keys() - tensors.keys()):
         raise UserError(f"{file} lacks {lacking[0]!r} and {len(lacking) - 1} more: it is of another network or other knobs")
     if extra := sorted(tensors.keys() - mine.keys()):
-        raise UserError(f"{file} has {extra[0]!r} and {len(extra) - 1} more than this network; are the knobs the same?")
+        raise UserError(f"{file} has {extra[0]!r} and {len(extra) - 1} more than needed; are the knobs the same?")
     for name, tensor in mine.items():
         if tensor.shape != tensors[name].shape:
             raise UserError(
-                f"{file}: {name!r} is {tuple(tensors[name].shape)}, this network's is {tuple(tensor.shape)}; are the knobs the same?"
+                f"{file}: {name!r} is {tuple(tensors[name].shape)}, here {tuple(tensor.shape)}; are the knobs the same?"
             )
     with torch.no_grad():
         for name, tensor in mine.items():
