@@ -20,8 +20,9 @@ def machine() -> dict[str, Any]:
         lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         model = lines[0].partition(":")[2].strip() if lines else model
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__, "gander": gander.__version__}
-    return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu, **versions}
+    place = {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+    versions = {"torch": torch.__version__, "numpy": numpy.__version__, "gander": gander.__version__}
+    return {**place, "python": platform.python_version(), **versions}
 
 
 def keep(name: str, result: dict[str, Any], table: str) -> None:

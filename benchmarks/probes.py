@@ -1,11 +1,11 @@
 """Does attention help to draw what belongs together? Both arms of equal size, several seeds, on the generated probes.
 
-    python benchmarks/probes.py twins --side 16            # about a minute a run on one core, two at a time
+    python benchmarks/probes.py twins --side 16            # about two minutes a run on one core, one run a core
     python benchmarks/probes.py count --side 16
 
-Arms: self-attention (the official layer) and the residual control, which has as many parameters (1.25·C² + 1), at the same
-feature map of both networks. The same seeds, data, steps and rates for both. The grade is that of 1,000 samples of the averaged generator.
-A failed run (NaN) counts as 0.
+Arms: self-attention (the official layer) and the residual control with as many parameters (1.25·C² + 1), at the same feature
+map of both networks; the same seeds, data, steps and rates. The grade is that of 1,000 samples of the averaged generator. A
+failed run (NaN) counts as 0.
 """
 
 import argparse
@@ -22,18 +22,18 @@ from machine import keep
 from scipy import stats
 
 ARMS = ("self", "residual")
-SETTINGS = {
-    "twins": ("sagan", "coherent", "--width 8 --generator-lr 5e-4 --discriminator-lr 5e-4 --betas 0.0 0.99 --ema 0.99"),
-    "count": ("sagan_official", "right_count", "--width 8 --batch 64 --generator-lr 5e-4 --discriminator-lr 5e-4 --betas 0.0 0.99 --ema 0.99"),
-}
+RECIPES = {"twins": "sagan", "count": "sagan_official"}  # count needs labels
+KNOBS = "--width 8 --batch 64 --generator-lr 5e-4 --discriminator-lr 5e-4 --betas 0.0 0.99 --ema 0.99"
 
 
 def train(probe: str, side: int, steps: int, attention_at: int, arm: str, seed: int, folder: Path) -> dict:
-    recipe, _, knobs = SETTINGS[probe]
+    recipe = RECIPES[probe]
     run = folder / f"{probe}{side}-{arm}-{seed}"
-    words = f"train {recipe} --data probe:{probe} --resolution {side} --attention {arm} --attention-at {attention_at} --steps {steps}"
+    words = (
+        f"train {recipe} --data probe:{probe} --resolution {side} --attention {arm} --attention-at {attention_at} --steps {steps}"
+    )
     cadence = f"--log-every {steps} --save-every {steps} --sample-every {steps} --score-every {steps // 4} --device cpu"
-    command = [sys.executable, "-m", "gander", *f"{words} {knobs} {cadence} --seed {seed} --run {run}".split()]
+    command = [sys.executable, "-m", "gander", *f"{words} {KNOBS} {cadence} --seed {seed} --run {run}".split()]
     started = time.time()
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] if (run / "log.jsonl").exists() else []
@@ -45,7 +45,7 @@ def train(probe: str, side: int, steps: int, attention_at: int, arm: str, seed: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("probe", choices=SETTINGS)
+    parser.add_argument("probe", choices=RECIPES)
     parser.add_argument("--side", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=5)
@@ -53,25 +53,30 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--folder", type=Path, default=Path("runs/probes"))
     wanted = parser.parse_args()
-    recipe, grade, knobs = SETTINGS[wanted.probe]
+    recipe = RECIPES[wanted.probe]
     jobs = [(arm, seed) for seed in range(wanted.seeds) for arm in ARMS]
     with ThreadPoolExecutor(wanted.jobs) as pool:
         common = (wanted.probe, wanted.side, wanted.steps, wanted.attention_at)
         runs = list(pool.map(lambda job: train(*common, *job, wanted.folder), jobs))
 
-    names = sorted({name for run in runs for grades in run["curve"].values() for name in grades})
-    final = {arm: {n: [run["curve"].get(wanted.steps, {}).get(n, 0.0) for run in runs if run["arm"] == arm] for n in names} for arm in ARMS}
-    rows = [f"| grade | {' | '.join(ARMS)} | difference, 95 % interval (paired, n = {wanted.seeds}) |", "|---|---|---|---|"]
-    for name in names:
-        cells = [f"{statistics.mean(v):.2f} ± {statistics.stdev(v):.2f} ({', '.join(f'{x:.2f}' for x in v)})" for v in (final[a][name] for a in ARMS)]
-        apart = [a - b for a, b in zip(final["self"][name], final["residual"][name], strict=True)]
-        half = stats.t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
-        middle = statistics.mean(apart)
+    def final(arm: str, name: str) -> list[float]:
+        return [run["curve"].get(wanted.steps, {}).get(name, 0.0) for run in runs if run["arm"] == arm]
+
+    rows = [f"| grade | {' | '.join(ARMS)} | difference, 95 % interval (paired t, n = {wanted.seeds}) |", "|---|---|---|---|"]
+    for name in sorted({name for run in runs for grades in run["curve"].values() for name in grades}):
+        values = [final(arm, name) for arm in ARMS]
+        cells = [f"{statistics.mean(v):.2f} ± {statistics.stdev(v):.2f} ({', '.join(f'{x:.2f}' for x in v)})" for v in values]
+        apart = [a - b for a, b in zip(*values, strict=True)]
+        half, middle = stats.t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5, statistics.mean(apart)
         rows.append(f"| {name} | {' | '.join(cells)} | {middle:+.2f} [{middle - half:+.2f}, {middle + half:+.2f}] |")
-    failed = {arm: sum(bool(run["failed"]) for run in runs if run["arm"] == arm) for arm in ARMS}
-    title = f"`probe:{wanted.probe}` at {wanted.side}×{wanted.side}, attention at {wanted.attention_at}×{wanted.attention_at}, {recipe} {knobs}, {wanted.steps:,} steps. Mean ± sd over seeds 0 to {wanted.seeds - 1} of the grade of 1,000 samples; failed runs: {failed}."
-    result = {"probe": wanted.probe, "side": wanted.side, "steps": wanted.steps, "recipe": recipe, "knobs": knobs, "runs": runs}
-    keep(f"probes-{wanted.probe}-{wanted.side}", {**result, "headline": grade}, "\n".join([title, "", *rows]))
+    failed = ", ".join(f"{arm} {sum(bool(run['failed']) for run in runs if run['arm'] == arm)}" for arm in ARMS)
+    title = (
+        f"`probe:{wanted.probe}` at {wanted.side}×{wanted.side}, attention at {wanted.attention_at}×{wanted.attention_at}: "
+        f"`gander train {recipe} {KNOBS} --steps {wanted.steps}`. Mean ± sd (seeds 0 to {wanted.seeds - 1}) of the grade of 1,000 "
+        f"samples. Failed runs: {failed}."
+    )
+    settings = {"probe": wanted.probe, "side": wanted.side, "steps": wanted.steps, "recipe": recipe, "knobs": KNOBS}
+    keep(f"probes-{wanted.probe}-{wanted.side}", {**settings, "runs": runs}, "\n".join([title, "", *rows]))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gander.errors import UserError
+
 Number = float | int
 
 
@@ -15,7 +17,10 @@ def adam(
     """Adam (Kingma & Ba 2015), fused where all parameters are floats on a CPU or a CUDA device, else torch's own choice.
 
     Tensors or parameter groups, as torch takes them. The numbers may be integers: torch 2.13 refuses betas of (0, 0.9).
+    UserError for betas outside [0, 1).
     """
+    if not all(0 <= beta < 1 for beta in betas):
+        raise UserError(f"betas {betas[0]} {betas[1]} do not both lie from 0 up to, and without, 1; (0.0, 0.9) is usual for a GAN")
     groups: list[Any] = list(parameters)
     tensors: list[Tensor] = []
     for i, group in enumerate(groups):

@@ -11,6 +11,7 @@ Each is computed with autocast off, in float32 or wider, and can be differentiat
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float, Int
@@ -27,7 +28,8 @@ def _gradients(discriminator: Discriminator, images: Tensor, labels: Tensor | No
     if images.dtype in (torch.float16, torch.bfloat16):
         images = images.float()
     images = images.detach().requires_grad_()
-    with torch.autocast(images.device.type, enabled=False):
+    kind = images.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         (gradients,) = torch.autograd.grad(discriminator(images, labels).sum(), images, create_graph=True)
     return gradients.flatten(1)
 

@@ -89,6 +89,7 @@ def sample(
     """
     from gander import distributed
     from gander.sampling import draw_images, load_generator, numbered, write
+    from gander.train.gan import columns_of
 
     the_run = Run.open(run)
     where = distributed.device(device)
@@ -96,7 +97,7 @@ def sample(
     chosen = numbered(label, the_run.described.get("classes", []), generator.num_classes)
     images = draw_images(generator, seed, count, label=chosen, truncation=truncation, interpolate=interpolate, device=where)
     path = Path(out) if out else the_run.samples / f"seed{seed}-step{at}{'-film' if interpolate else ''}.png"
-    write(path, images, columns=interpolate + 1 if interpolate else None)
+    write(path, images, columns=interpolate or (columns_of(generator) if chosen is None else None))
     say(f"{len(images)} images of step {at:,} in {path}")
     return path
 

@@ -54,7 +54,9 @@ def test_numbers_never_change():
     assert torch.randint(10, (8,), generator=draws.at_step(0, 0)("label generator")).tolist() == [4, 5, 7, 5, 6, 4, 6, 0]
     assert torch.randperm(8, generator=draws.generator("order", 0, 0)).tolist() == [5, 1, 0, 3, 6, 2, 4, 7]
     normal = torch.randn(3, generator=draws.of_sample(0, 0))
-    torch.testing.assert_close(normal, torch.tensor([1.7831060886383057, -0.920365035533905, 0.8143843412399292]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        normal, torch.tensor([1.7831060886383057, -0.920365035533905, 0.8143843412399292]), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_steps_purposes_and_seeds_are_independent():
@@ -93,7 +95,9 @@ def test_seeds_do_not_depend_on_the_process():
         f"exec(open({draws.__file__!r}).read()); print(key_seed('step', 0, 0, 'latent generator'))"
     )
     seeds = [
-        subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": salt}, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": salt}, capture_output=True, text=True, check=True
+        ).stdout
         for salt in "12"
     ]
     assert {int(seed) for seed in seeds} == {draws.key_seed("step", 0, 0, "latent generator")}

@@ -12,7 +12,7 @@ itself to be differentiated (`create_graph=True`): then, at any size, maps of n 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Any, Literal
 
@@ -24,8 +24,8 @@ from torch.autograd.function import once_differentiable
 
 Way = Literal["plain", "fused", "chunked"]
 
-# Scores in one block. Two arrays of them (the block and its gradient) are in use at a time: the level-2 and -3 caches of
-# one core. Half and twice this cost 0-8 % more at 64² (Zen 4, one thread).
+# Scores in one block; two arrays of them are in use at a time. Half of it is 2-6 % quicker with c = 64 and 7 % slower with
+# c = 256, twice of it 5-14 % slower and 9 % quicker (Zen 4, one thread): the middle, near the caches of one core.
 BLOCK = 1 << 19
 # Scores of a whole batch up to which the plain product was the quickest on a CPU: 2 MB in fp32. With wide values the
 # softmax is a smaller share of the work, and making the map again saves less: twice that from WIDE on.
@@ -44,11 +44,10 @@ def attend(
     would be unrolled.
     """
     device = q.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if autocast:  # what autocast does with a product; inside it is off, for the softmax and for backward alike
+    if q.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)  # as autocast does for a product
+    with _own_precision(device):
         way = choose(q.shape, k.shape, v.shape, device, q.dtype)
         if torch.compiler.is_compiling():
             return _plain(q, k, v, scale) if way == "plain" else _fused(q, k, v, scale)
@@ -58,15 +57,19 @@ def attend(
 def choose(q_shape: Sequence[int], k_shape: Sequence[int], v_shape: Sequence[int], device_type: str, dtype: torch.dtype) -> Way:
     """The way that `attend` takes for operands of these shapes, (b, heads, n, d), (b, heads, m, d) and (b, heads, m, e)."""
     (*batch, n, d), m, e = q_shape, k_shape[-2], v_shape[-1]
-    if device_type == "meta":
-        return "plain"  # shapes only: nothing is computed or kept
     if device_type == "cuda" and dtype != torch.float64:
         return "fused"  # maps are bound by memory bandwidth there; float64 has no fused kernel
     if prod(batch) * n * m <= PLAIN * (2 if e >= WIDE else 1):
         return "plain"
-    if device_type == "cpu" and d == e:
+    if device_type in ("cpu", "meta") and d == e:
         return "fused"  # nothing to pad. With unequal widths, as c/8 and c, padding costs what the kernel saves or more
     return "chunked"
+
+
+def _own_precision(device_type: str) -> AbstractContextManager[Any]:
+    """No autocast inside: float32 means float32, also in a backward that is called under autocast."""
+    available = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -121,7 +124,8 @@ class _SecondOrder(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return grad, None, None, None, None
         q, k, v = ctx.saved_tensors
-        return None, *_plain_gradients(grad, q, k, v, ctx.scale, ctx.needs_input_grad[1:4]), None
+        with _own_precision(q.device.type):
+            return None, *_plain_gradients(grad, q, k, v, ctx.scale, ctx.needs_input_grad[1:4]), None
 
 
 def _plain_gradients(
@@ -161,7 +165,8 @@ class _Chunked(torch.autograd.Function):
         if grad is None:
             return None, None, None, None
         q, k, v, out = ctx.saved_tensors
-        return *_chunked_gradients(grad, q, k, v, out, ctx.scale, ctx.needs_input_grad[:3]), None
+        with _own_precision(q.device.type):
+            return *_chunked_gradients(grad, q, k, v, out, ctx.scale, ctx.needs_input_grad[:3]), None
 
 
 def _chunked_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

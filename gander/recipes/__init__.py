@@ -7,11 +7,12 @@
 import importlib
 import importlib.util
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from gander.errors import UserError, unknown
 
@@ -70,7 +71,22 @@ def resolve(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
     for name in given:
         if name not in known:
             raise unknown("knob", name, known)
-    return {name: given.get(name, knob.default) for name, knob in known.items()}
+    resolved = {name: given.get(name, knob.default) for name, knob in known.items()}
+    for name, knob in known.items():
+        _check(name, knob, resolved[name])
+    return resolved
+
+
+def _check(name: str, knob: Knob, value: Any) -> None:
+    """UserError for a value that no knob of this kind can have, whatever the recipe."""
+    if get_origin(knob.type) is Literal:
+        if value not in get_args(knob.type):
+            raise unknown(name, str(value), map(str, get_args(knob.type)))
+    elif type(knob.default) is int and knob.default >= 1:
+        if type(value) is not int or value < 1:
+            raise UserError(f"{name} {value!r} is not a whole number from 1 on; its default is {knob.default}")
+    elif type(knob.default) is float and not (isinstance(value, int | float) and 0 <= value < math.inf):
+        raise UserError(f"{name} {value!r} is not a number from 0 on; its default is {knob.default}")
 
 
 def rebuild(run: "Run", recipe_file: str | None = None) -> "Experiment":

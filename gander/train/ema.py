@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gander.errors import UserError
 from gander.layers.norms import has_batch_statistics
 from gander.layers.spectral_norm import refresh
 
@@ -19,7 +20,7 @@ class EMA:
 
     def __init__(self, network: nn.Module, decay: float = 0.999):
         if not 0 <= decay < 1:
-            raise ValueError(f"decay must lie in [0, 1), got {decay}")
+            raise UserError(f"ema {decay} is not from 0 up to, and without, 1; 0 is no averaging, 0.999 the usual one")
         self.decay = decay
         self.network = deepcopy(network).eval().requires_grad_(False)
 

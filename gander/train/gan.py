@@ -204,9 +204,14 @@ class Gan:
             found |= {f"sigma/{name}.{layer}": sigma for layer, sigma in sigmas(network).items()}
         return found
 
-    def samples(self, seed: int, count: int = 64) -> Tensor:
-        """The first `count` samples of the averaged generator; labels go round through the classes."""
-        return sample(ready(self.ema.network), seed, range(count), device=self.precision.device)
+    @property
+    def columns(self) -> int:
+        """Of a grid of samples: one a class where that fits a page."""
+        return columns_of(self.generator)
+
+    def samples(self, seed: int, count: int | None = None) -> Tensor:
+        """The first `count` samples of the averaged generator, eight rows of them by default; labels go round the classes."""
+        return sample(ready(self.ema.network), seed, range(count or 8 * self.columns), device=self.precision.device)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -219,6 +224,10 @@ class Gan:
         self.generator_optimizer.load_state_dict(state["generator_optimizer"])
         self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
         self.precision.load_state_dict(state["precision"])
+
+
+def columns_of(generator: Generator) -> int:
+    return generator.num_classes if 4 <= generator.num_classes <= 12 else 8
 
 
 def latents_of(

@@ -52,10 +52,10 @@ class Watch(TorchDispatchMode):
 @pytest.mark.parametrize(("d", "e"), [(2, 3), (3, 1), (2, 2)])
 def test_equals_the_formula_and_its_derivatives(monkeypatch, way, by_channel, d, e):
     force(monkeypatch, way)
-    tensors = operands(n=3, m=4, d=d, e=e, batch=(1, 2), by_channel=by_channel)
+    tensors = operands(n=2, m=3, d=d, e=e, batch=(1, 2), by_channel=by_channel)
     torch.testing.assert_close(attend(*tensors, 0.7), formula(*tensors, 0.7))
     assert gradcheck(lambda *t: attend(*t, 0.7), tensors)
-    assert gradgradcheck(lambda *t: attend(*t, 0.7), tensors)
+    assert gradgradcheck(lambda *t: attend(*t, 0.7), tensors, fast_mode=True)
 
 
 @ways
@@ -63,14 +63,14 @@ def test_second_derivatives_when_all_come_from_one_tensor(monkeypatch, way):
     force(monkeypatch, way)
     x = torch.randn(2, 1, 4, 3, dtype=torch.float64, requires_grad=True)
     assert gradgradcheck(lambda x: attend(x, x, x, 0.7), [x])
-    assert gradgradcheck(lambda x: attend(x, x.sin(), x.cos(), 0.7), [x])
+    assert gradgradcheck(lambda x: attend(x, x.sin(), x.cos(), 0.7), [x], fast_mode=True)
 
 
 @ways
 @pytest.mark.parametrize("asked", [0, 1, 2])
 def test_derivatives_for_one_operand_alone(monkeypatch, way, asked):
     force(monkeypatch, way)
-    tensors = [t.detach().requires_grad_(i == asked) for i, t in enumerate(operands())]
+    tensors = [t.detach().requires_grad_(i == asked) for i, t in enumerate(operands(n=2, m=3, d=2, e=3))]
     assert gradcheck(lambda *t: attend(*t, 1.0), tensors)
     assert gradgradcheck(lambda *t: attend(*t, 1.0), tensors, fast_mode=True)
 
@@ -131,6 +131,22 @@ def test_autocast_multiplies_in_half_and_returns_it(monkeypatch, way):
     assert all(t.grad.dtype == torch.float32 for t in tensors)
 
 
+@pytest.mark.parametrize("way", ["fused", "chunked"])
+def test_penalty_under_autocast_is_exact_inside(monkeypatch, way):
+    """Penalties are often taken inside the region; what is float32 in forward stays so in backward."""
+    force(monkeypatch, way)
+    results = []
+    for inside in (True, False):
+        tensors = operands(n=30, m=40, dtype=torch.float32)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = attend(*tensors, 1.0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            first = torch.autograd.grad(out.float().square().sum(), tensors, retain_graph=True)
+            results.append([*first, *torch.autograd.grad(out.float().square().sum(), tensors, create_graph=True)])
+    for mine, theirs in zip(*results, strict=True):
+        assert torch.equal(mine, theirs)
+
+
 @ways
 def test_meta_tensors_have_shapes(monkeypatch, way):
     force(monkeypatch, way)
@@ -175,8 +191,8 @@ def test_choice():
         n, m = side * side, side * side // keys
         return choose((batch, 1, n, channels // ratio), (batch, 1, m, channels // ratio), (batch, 1, m, channels), device, dtype)
 
-    assert way(8, 64, 32) == way(16, 256, 16) == way(16, 64, 16, keys=4) == way(64, 64, 64, device="meta") == "plain"
-    assert way(16, 64, 16) == way(32, 64, 8) == way(64, 64, 1) == way(64, 512, 64) == way(128, 64, 1, keys=4) == "chunked"
+    assert way(8, 64, 32) == way(16, 256, 16) == way(16, 64, 16, keys=4) == "plain"
+    assert way(16, 64, 16) == way(32, 64, 8) == way(64, 64, 1) == way(64, 512, 64) == way(128, 64, 1, keys=4) == way(64, 64, 1, device="meta") == "chunked"
     assert way(64, 64, 1, device="cuda", dtype=torch.float64) == way(64, 64, 1, device="mps") == "chunked"
     assert way(32, 64, 8, ratio=1) == way(8, 64, 4, device="cuda") == way(64, 256, 64, device="cuda") == "fused"
 

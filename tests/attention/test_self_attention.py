@@ -16,7 +16,7 @@ VARIANTS = {
 }
 variants = pytest.mark.parametrize("how", VARIANTS.values(), ids=VARIANTS)
 local = pytest.mark.parametrize("name", ["full", "article", "icml"])
-sizes = pytest.mark.parametrize("size", [(4, 4), (5, 7), (1, 6), (3, 1), (1, 1)], ids=str)
+sizes = pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 6), (1, 1)], ids=str)
 ways = pytest.mark.parametrize("way", kernels.WAYS)
 
 
