@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from gander import draws
 from gander.recipes.experiment import Experiment
@@ -40,9 +41,9 @@ def _step(experiment: Experiment, channels: int, images: int) -> tuple[int, int]
     """FLOPs of one step on so many images, and the most bytes it keeps for backward at once."""
     learner, side, kept = experiment.learner, experiment.resolution, _Kept()
     batch = [(torch.empty(images, channels, side, side, device="meta"), torch.empty(images, dtype=torch.int64, device="meta"))]
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+    with _Flops() as counter, torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
         learner.step(0, [batch] * learner.draws_per_step, draws.at_step(0, 0))
-    return counter.get_total_flops(), kept.most
+    return counter.total, kept.most
 
 
 def matrix_rate(seconds: float = 0.2, n: int = 1024) -> float:
@@ -53,6 +54,20 @@ def matrix_rate(seconds: float = 0.2, n: int = 1024) -> float:
         a @ a
         best = min(best, time.perf_counter() - start)
     return 2 * n**3 / best
+
+
+class _Flops(TorchDispatchMode):
+    """FLOPs of the products and convolutions that run; torch's own counting mode cannot be used around `autograd.grad`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 class _Kept:
