@@ -5,13 +5,16 @@ Start several with `torchrun --standalone --nproc-per-node N -m gander train ...
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gander.errors import UserError
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -110,6 +113,21 @@ def agree(value: int, device: torch.device | None = None) -> int:
     return int(shared)
 
 
+def chief_first(function: Callable[[], T]) -> T:
+    """Its result on every process: the first runs it, then the others do. UserError on all where it fails on the first."""
+    if rank() == 0:
+        try:
+            result = function()
+        except BaseException:
+            agree(1)
+            raise
+        agree(0)
+        return result
+    if agree(0):
+        raise UserError("the first process has stopped; its own line says why")
+    return function()
+
+
 def barrier() -> None:
     if processes() > 1:
         dist.barrier()
@@ -117,6 +135,8 @@ def barrier() -> None:
 
 def check_batch(batch: int, accumulate: int) -> None:
     """UserError unless the global batch can be cut evenly."""
+    if batch < 1 or accumulate < 1:
+        raise UserError(f"a batch of {batch} in {accumulate} micro-batches is none; both are whole numbers from 1 on")
     if batch % (processes() * accumulate):
         raise UserError(
             f"a batch of {batch} cannot be cut into {accumulate} micro-batches over {processes()} processes; "

@@ -12,18 +12,18 @@ from torch.utils.flop_counter import flop_registry
 from gander import draws
 from gander.recipes.experiment import Experiment
 
-FEW = 4
 REACHED = 0.5  # of the matrix rate: what small convolutional networks were seen to reach on a CPU
 
 
 def estimate(experiment: Experiment, channels: int, num_classes: int) -> list[str]:
     """Lines about FLOPs, memory and time. `experiment` was made on the meta device and is used up."""
-    learner, share = experiment.learner.to(torch.device("meta")), experiment.batch // experiment.learner.accumulate
-    learner.accumulate = 1
-    # An image more is so much more work and memory, on top of what the weights take: two small batches tell both.
-    few, more = _step(experiment, channels, FEW), _step(experiment, channels, 2 * FEW)
-    flops = (few[0] + (more[0] - few[0]) * (share - FEW) / FEW) * (experiment.batch // share)
-    activations = few[1] + (more[1] - few[1]) * (share - FEW) / FEW
+    learner, side, kept = experiment.learner.to(torch.device("meta")), experiment.resolution, _Kept()
+    share = experiment.batch // learner.accumulate
+    images, labels = torch.empty(share, channels, side, side, device="meta"), torch.empty(share, dtype=torch.int64, device="meta")
+    batches = [[(images, labels)] * learner.accumulate] * learner.draws_per_step
+    with _Flops() as counted, torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+        learner.step(0, batches, draws.at_step(0, 0))
+    flops, activations = counted.total, kept.most
     weights = sum(p.nbytes for network in learner.networks.values() for p in network.parameters())
     state = 3 * sum(p.nbytes for network in learner.networks.values() for p in network.parameters() if p.requires_grad)
     rate = matrix_rate()
@@ -35,15 +35,6 @@ def estimate(experiment: Experiment, channels: int, num_classes: int) -> list[st
         f"time on this CPU  about {seconds:.2g} s a step, {span(seconds * experiment.steps)} for {experiment.steps:,} steps "
         f"(its matrix rate is {rate / 1e9:,.0f} GFLOP/s on {torch.get_num_threads()} threads, of which {REACHED:.0%} was taken)",
     ]
-
-
-def _step(experiment: Experiment, channels: int, images: int) -> tuple[int, int]:
-    """FLOPs of one step on so many images, and the most bytes it keeps for backward at once."""
-    learner, side, kept = experiment.learner, experiment.resolution, _Kept()
-    batch = [(torch.empty(images, channels, side, side, device="meta"), torch.empty(images, dtype=torch.int64, device="meta"))]
-    with _Flops() as counter, torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
-        learner.step(0, [batch] * learner.draws_per_step, draws.at_step(0, 0))
-    return counter.total, kept.most
 
 
 def matrix_rate(seconds: float = 0.2, n: int = 1024) -> float:

@@ -9,6 +9,7 @@ samples/               grids of fixed latents over time, and what `gander sample
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gander.errors import UserError
-from gander.files import lock, read_json, write_json
+from gander.files import lock, read_json, write_atomic, write_json
 
 # What may change when a run goes on; all else in run.json must be what it was.
 FREE = ("command", "versions", "machine", "created", "device", "workers", "where")
@@ -62,19 +63,20 @@ class Run:
         if not (folder / "run.json").exists():
             if folder.exists() and not folder.is_dir():
                 raise UserError(f"{folder} is a file; name a folder for the run with --run")
-            foreign = [f.name for f in folder.iterdir() if f.name not in ("lock",)] if folder.is_dir() else []
+            foreign = [f.name for f in folder.iterdir() if f.name != "lock" and f.name[0] != "."] if folder.is_dir() else []
             if foreign:
                 raise UserError(f"{folder} is a folder of something else (it holds {foreign[0]!r}); take --run {free_name(folder)}")
             write_json(folder / "run.json", described)
             return cls(folder, described), False
         run = cls.open(folder)
         before, now = dict(_flat(run.described)), dict(_flat(json.loads(json.dumps(described))))
-        if growing and now.get("knobs.steps", 0) >= before.get("knobs.steps", 0):
-            before["knobs.steps"] = now.get("knobs.steps")
+        had, asked = before.get("knobs.steps"), now.get("knobs.steps")
+        if growing and isinstance(had, int) and isinstance(asked, int) and had <= asked:
+            before["knobs.steps"] = asked
         if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
             if "recipe" in changed:
                 changed = ["recipe"]  # its knobs are others: no news
-            listed = ", ".join(f"{key.removeprefix('knobs.')} was {before.get(key)}, now {now.get(key)}" for key in changed[:5])
+            listed = ", ".join(f"{key.removeprefix('knobs.')} was {before.get(key)!r}, now {now.get(key)!r}" for key in changed[:5])
             more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
             advice = f"take --run {free_name(folder)}"
             if changed == ["knobs.steps"]:
@@ -84,7 +86,7 @@ class Run:
 
     def grow(self, steps: int) -> None:
         """Write down that the run was given more steps."""
-        if self.described["knobs"].get("steps") != steps:
+        if self.described["knobs"].get("steps", steps) != steps:
             self.described["knobs"]["steps"] = steps
             write_json(self.folder / "run.json", self.described)
 
@@ -119,10 +121,12 @@ class Run:
         """Forget what was logged after `step`: those steps will be taken again."""
         if not self.log_file.exists():
             return
-        kept = "".join(json.dumps(line) + "\n" for line in self.logged() if line.get("step", 0) <= step)
-        temporary = self.log_file.with_suffix(".tmp")
-        temporary.write_text(kept)
-        os.replace(temporary, self.log_file)
+        kept = []
+        for number, line in enumerate(self.logged(), start=1):
+            if not isinstance(line.get("step"), int):
+                raise UserError(f"{self.log_file} line {number} has no step that is a number; delete that line")
+            kept += [line] if line["step"] <= step else []
+        write_atomic(self.log_file, "".join(json.dumps(line) + "\n" for line in kept))
         if self.samples.is_dir():
             for file in self.samples.glob("[0-9]" * 8 + ".png"):
                 if int(file.stem) > step:
@@ -137,14 +141,14 @@ def circumstances() -> dict[str, Any]:
             **{name: version(name) for name in ("gander-torch", "torch", "numpy", "pillow")},
         },
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "command": " ".join(["gander", *sys.argv[1:]]),
+        "command": shlex.join(["gander", *sys.argv[1:]]),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
 def free_name(folder: Path) -> Path:
     """The first of folder-2, folder-3, ... that does not exist."""
-    number = 2
+    folder, number = folder if folder.name else Path(folder.resolve().name or "run"), 2
     while (free := folder.with_name(f"{folder.name}-{number}")).exists():
         number += 1
     return free

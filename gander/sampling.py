@@ -73,7 +73,9 @@ def draw_images(
     """`count` images in [-1, 1]; with `interpolate` k, k images from each to the next and round again (labels stay the first's)."""
     if count < 1:
         raise UserError(f"{count} images were asked for; ask for 1 or more")
-    if truncation is not None and truncation <= 0:
+    if interpolate < 0:
+        raise UserError(f"{interpolate} images between two were asked for; ask for 1 or more, or for 0: none")
+    if truncation is not None and not 0 < truncation < float("inf"):
         raise UserError(f"truncation {truncation} is not over 0; 0.7 is a usual one")
     if not interpolate:
         return sample(generator, seed, range(count), label=label, truncation=truncation, device=device)
@@ -107,10 +109,12 @@ def write(path: Path, images: Tensor, columns: int | None = None) -> None:
             grids.save_png(path / f"{i:06d}.png", np.asarray(image))
 
 
-def grader(data: str, every: int, seed: int) -> tuple[int, Callable[[Any, int], dict[str, float]]]:
+def grader(data: str, every: int, seed: int, channels: int = 3) -> tuple[int, Callable[[Any, int], dict[str, float]]]:
     """A watcher that grades 1,000 samples by the probe they were trained on. UserError for other data."""
     if not data.startswith("probe:"):
         raise UserError(f"--score-every grades samples of probes, and {data} is none; leave it out")
+    if channels != 3:
+        raise UserError(f"--score-every grades colours, and --channels {channels} has none; leave one of them out")
     probe = PROBES[data.removeprefix("probe:")]
 
     def grade(learner: Any, step: int) -> dict[str, float]:

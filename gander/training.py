@@ -62,8 +62,8 @@ def train(
     from gander.data.batches import Batches
     from gander.recipes.experiment import Facts
     from gander.sampling import grader
+    from gander.train import checkpoint
     from gander.train import precision as precisions
-    from gander.train.checkpoint import start_from
     from gander.train.fit import fit
 
     started = time.time()
@@ -82,54 +82,47 @@ def train(
     if precision is None and (folder / "run.json").exists():
         precision = Run.open(folder).described.get("precision")
     precision = precisions.resolve(precision, where)
-    watchers = [grader(data, score_every, seed)] if score_every else []
+    watchers = [grader(data, score_every, seed, channels)] if score_every else []
 
     with distributed.session(where), contextlib.ExitStack() as held:
         chief = distributed.rank() == 0
         distributed.check_batch(trial.batch, trial.learner.accumulate)
-        if not chief:
-            distributed.barrier()  # until the chief has prepared the images and made the folder
         with heard() as asked:
+            options: dict[str, Any] = {"channels": channels, "workers": workers, "allow_broken": allow_broken, "progress": chief}
+            options["stopped"] = lambda: bool(asked[0])
             try:
-                dataset = prepare(
-                    source,
-                    trial.resolution,
-                    channels=channels,
-                    workers=workers,
-                    allow_broken=allow_broken,
-                    progress=chief,
-                    stopped=lambda: bool(asked[0]),
-                )
+                dataset = distributed.chief_first(lambda: prepare(source, trial.resolution, **options))
             except KeyboardInterrupt:
                 say("stopped while the images were prepared; nothing was lost, nothing is there yet")
                 return Outcome(0, asked[0] or signal.SIGINT)
         facts = Facts(len(dataset), dataset.num_classes, channels)
-        resumed = False
-        if chief:
-            described = {
-                "recipe": Path(recipe).name,
-                "knobs": resolved,
-                "facts": vars(facts),
-                "classes": list(dataset.classes),
-                "seed": seed,
-                "precision": precision,
-                "init": init,
-                "data": {name: getattr(dataset, name) for name in ("name", "split", "fingerprint", "filter")} | {"where": data},
-                "device": str(where),
-                **circumstances(),
-            }
-            the_run, resumed = Run.start(folder, described, growing=trial.growing)
-            held.enter_context(the_run.lock())
-            the_run.grow(trial.steps)
-            distributed.barrier()
-        else:
-            the_run = Run.open(folder)
-        resumed = bool(distributed.agree(resumed))
         torch.manual_seed(seed)
         experiment = function(facts, **resolved)
         learner = experiment.learner.to(where, precision)
-        if init and not resumed:
-            start_from(init, learner.networks)
+        if init and not checkpoint.saved(folder / "checkpoints"):
+            checkpoint.start_from(init, learner.networks)
+        described = {
+            "recipe": Path(recipe).name,
+            "knobs": resolved,
+            "facts": vars(facts),
+            "classes": list(dataset.classes),
+            "seed": seed,
+            "precision": precision,
+            "init": init,
+            "data": {name: getattr(dataset, name) for name in ("name", "split", "fingerprint", "filter")} | {"where": data},
+            "device": str(where),
+            **circumstances(),
+        }
+
+        def folder_of_the_run() -> tuple[Run, bool]:
+            if not chief:
+                return Run.open(folder), True
+            the_run, there = Run.start(folder, described, growing=trial.growing)
+            held.enter_context(the_run.lock())
+            the_run.grow(trial.steps)
+            return the_run, there
+
+        the_run, resumed = distributed.chief_first(folder_of_the_run)
         per_step, accumulate = learner.draws_per_step, learner.accumulate
         cut: dict[str, Any] = {
             "batch": experiment.batch,

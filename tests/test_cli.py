@@ -162,7 +162,7 @@ def test_train_stop_go_on_and_sample(say, photos):
     assert "seed was 0, now 1" in err
     code, _, err = say("train sagan --data photos --run runs/sagan_official-photos", *TINY)
     assert code == 2
-    assert "recipe was sagan_official, now sagan" in err
+    assert "recipe was 'sagan_official', now 'sagan'" in err
 
     assert say("sample runs/sagan_official-photos --count 5 --out five --label dogs")[0] == 0
     assert len(list((photos.parent / "five").glob("*.png"))) == 5

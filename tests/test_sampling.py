@@ -132,7 +132,6 @@ def test_what_cannot_be_drawn_is_refused(options, words):
         sampling.draw_images(Toy(), 0, **{"count": 2, **options})
 
 
-@pytest.mark.xfail(strict=True, reason="sampling.py draw_images: a negative --interpolate and --truncation nan are not checked")
 @pytest.mark.parametrize("options", [{"interpolate": -3}, {"truncation": math.nan}], ids=str)
 def test_what_cannot_be_drawn_either_is_refused(options):
     with pytest.raises(UserError):

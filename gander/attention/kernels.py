@@ -206,8 +206,9 @@ def _chunked_gradients(
 def _blocks(q: Tensor, m: int) -> Iterator[tuple[slice, slice, list[Tensor]]]:
     """Slices of images and of their queries, and two arrays for the scores between these and all m keys."""
     images, n, _ = q.shape
-    rows = min(n, max(1, BLOCK // m))
-    some = max(1, BLOCK // (n * m)) if rows == n else 1
+    block = images * n * m if q.is_meta else BLOCK  # shapes cost nothing: one block tells all of them
+    rows = min(n, max(1, block // m))
+    some = max(1, block // (n * m)) if rows == n else 1
     space = q.new_empty(2, min(some, images) * rows * m)
     for i in range(0, images, some):
         for r in range(0, n, rows):

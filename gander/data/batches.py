@@ -31,9 +31,9 @@ class Batches:
         accumulate: int = 1,
         device: torch.device | str = "cpu",
     ):
+        distributed.check_batch(batch, accumulate)
         if len(images) < batch:
             raise UserError(f"{len(images):,} images are fewer than a batch of {batch}; take --batch {max(1, len(images))} or less")
-        distributed.check_batch(batch, accumulate)
         self.batch, self.seed, self.per_step, self.accumulate = batch, seed, per_step, accumulate
         self.device = torch.device(device)
         self.per_epoch = len(images) // batch
@@ -67,11 +67,16 @@ class Batches:
 
 
 def _to_device(images: np.ndarray, device: torch.device) -> Tensor | None:
-    """All images as one tensor on the device, if they take no more than a quarter of what is free there."""
+    """All images as one tensor on the device, if they take no more than a quarter of what is free there.
+
+    On the CPU a memory map stays one: the system keeps in memory what is used.
+    """
+    if device.type == "cpu" and isinstance(images, np.memmap):
+        return None
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-    elif device.type == "cpu":
-        return torch.from_numpy(np.asarray(images)) if not isinstance(images, np.memmap) else None
     else:
         free = 4 << 30  # nobody tells what is free there
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device) if images.nbytes <= DEVICE_SHARE * free else None
+    if device.type != "cpu" and images.nbytes > DEVICE_SHARE * free:
+        return None
+    return torch.from_numpy(images if images.flags.writeable else images.copy()).to(device)

@@ -97,6 +97,8 @@ def rebuild(run: "Run", recipe_file: str | None = None) -> "Experiment":
     from gander.recipes.experiment import Facts
 
     name = run.described["recipe"]
+    if not isinstance(name, str):
+        raise UserError(f"{run.folder}/run.json names no recipe but {name!r}; restore it from a copy")
     if name.endswith(".py") and recipe_file is None:
         raise UserError(f"{run.folder} was made by a recipe of your own; name it again: --recipe ./{name}")
     recipe = load(recipe_file or name)

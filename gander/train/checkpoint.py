@@ -6,6 +6,7 @@ temporary folder, flushed to the disk and renamed, so that a kill at any moment 
 """
 
 import os
+import pickle
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,17 +22,17 @@ from gander.files import read_json, sha256, sync_folder, write_json
 
 
 def save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Mapping[str, Any]) -> Path:
-    """Write `folder/<step>` and return it. Nothing of an earlier checkpoint is touched."""
+    """Write `folder/<step>` and return it. Nothing of an earlier checkpoint is touched. UserError where the disk is full."""
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".*.tmp"):  # by a kill; there is one writer
+        shutil.rmtree(left, ignore_errors=True)
     final = folder / f"{step:08d}"
-    temporary = folder / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, aside = folder / f".{final.name}.tmp", folder / f".{final.name}.old.tmp"
     temporary.mkdir()
     try:
         for name, network in networks.items():
-            tensors = {key: value.detach().cpu().contiguous() for key, value in _tensors(network).items()}
-            save_file(tensors, temporary / f"{name}.safetensors", metadata={"network": name, "step": str(step)})
-        torch.save(_plain(state), temporary / "state.pt")
+            _write_network(temporary / f"{name}.safetensors", network, {"network": name, "step": str(step)})
+        _write_state(temporary / "state.pt", _plain(state))
         hashes = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
         write_json(temporary / "manifest.json", {"step": step, "sha256": hashes})
         for file in temporary.iterdir():
@@ -39,20 +40,52 @@ def save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Mapp
                 os.fsync(handle.fileno())
         sync_folder(temporary)
         if final.exists():  # the same step again, after a resume: equal to the last bit, or damaged
-            shutil.rmtree(final)
-        os.replace(temporary, final)
+            os.replace(final, aside)
+        try:
+            os.replace(temporary, final)
+        except BaseException:
+            if aside.exists():
+                os.replace(aside, final)
+            raise
         sync_folder(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    shutil.rmtree(aside, ignore_errors=True)
     return final
 
 
+def _write_network(file: Path, network: nn.Module, metadata: dict[str, str]) -> None:
+    tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, value in _tensors(network).items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        tensors[name] = value.clone() if place in storages else value  # views of one storage are refused by the format
+        storages.add(place)
+    try:
+        save_file(tensors, file, metadata=metadata)
+    except SafetensorError as error:
+        raise _unwritten(file, error) from None
+
+
+def _write_state(file: Path, state: Any) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # how torch says that the disk is full
+        raise _unwritten(file, error) from None
+
+
+def _unwritten(file: Path, error: Exception) -> UserError:
+    line = str(error).splitlines()[0]
+    return UserError(
+        f"{file.name} could not be written to {file.parent.parent} ({line}); make room there: the checkpoints before are whole"
+    )
+
+
 def saved(folder: Path) -> list[int]:
-    """The steps of the checkpoints that are there, in order."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(f.name) for f in folder.iterdir() if f.name.isdecimal() and (f / "manifest.json").is_file())
+    """The steps of the checkpoints that are there, whole or not, in order."""
+    return sorted(int(f.name) for f in folder.iterdir() if f.name.isdecimal()) if folder.is_dir() else []
 
 
 def find(folder: Path, step: int | None = None) -> tuple[Path, list[str]]:
@@ -62,9 +95,12 @@ def find(folder: Path, step: int | None = None) -> tuple[Path, list[str]]:
     """
     steps = saved(folder)
     if step is not None:
+        others = ", ".join(str(s) for s in steps if s != step) or "none"
         if step not in steps:
-            raise UserError(f"no checkpoint of step {step}; there are: {', '.join(map(str, steps)) or 'none'}")
-        steps = [step]
+            raise UserError(f"no checkpoint of step {step}; there are: {others}")
+        if wrong := damage(folder / f"{step:08d}"):
+            raise UserError(f"checkpoint {folder / f'{step:08d}'} is damaged ({wrong}); there are others: {others}")
+        return folder / f"{step:08d}", []
     complaints: list[str] = []
     for candidate in reversed(steps):
         path = folder / f"{candidate:08d}"
@@ -80,6 +116,8 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, by its hashes; None if nothing is."""
     try:
         hashes = read_json(path / "manifest.json")["sha256"]
+        if not isinstance(hashes, dict) or "state.pt" not in hashes:
+            return "manifest.json: it names no state.pt"
         for name, digest in hashes.items():
             if Path(name).name != name:
                 return f"its manifest names {name!r}, which is no file of it"
@@ -114,7 +152,17 @@ def load_network(file: Path, network: nn.Module) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    """What was saved beside the networks. Nothing in it can run code; UserError where it is no state of ours."""
+    try:
+        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path / 'state.pt'} is not a state that gander wrote ({line}); delete {path} to take the one before it"
+        ) from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path / 'state.pt'} holds a {type(state).__name__} and no state; delete {path} to take the one before it")
+    return state
 
 
 def start_from(init: str, networks: Mapping[str, nn.Module]) -> None:
@@ -131,7 +179,9 @@ def start_from(init: str, networks: Mapping[str, nn.Module]) -> None:
         for name in shared:
             load_network(files[name], networks[name])
     elif path.is_file():
-        for name in networks.keys() & {"generator", "generator_ema"}:
+        if not (generators := networks.keys() & {"generator", "generator_ema"}):
+            raise UserError(f"--init {init}: a file is a generator's, and there is none among {', '.join(networks)}; name a run")
+        for name in generators:
             load_network(path, networks[name])
     else:
         raise UserError(f"--init {init}: there is no such run folder or .safetensors file")
@@ -158,6 +208,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, Mapping):
+        if strange := [key for key in value if type(key) not in (str, int)]:
+            raise TypeError(f"a {type(strange[0]).__name__} cannot go into a checkpoint as a key; make it a word or a plain number")
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_plain(item) for item in value)

@@ -55,6 +55,8 @@ def resume(learner: Learner, run: Run) -> int:
     for name, network in learner.networks.items():
         checkpoint.load_network(path / f"{name}.safetensors", network)
     state = checkpoint.load_state(path)
+    if not isinstance(state.get("step"), int) or "learner" not in state:
+        raise UserError(f"{path / 'state.pt'} has no step or no learner in it; delete {path} to take the one before it")
     learner.load_state_dict(state["learner"])
     if distributed.rank() == 0:
         run.truncate_log(state["step"])
@@ -103,9 +105,9 @@ def fit(
                 values = _checked(recent, learner if saving else None)
                 recent.clear()
                 if logging:
-                    journal.log(done, {**values, **{name: float(value) for name, value in learner.details().items()}})
+                    journal.log(done, values | _finite(done, learner.details()))
                 for watch in due:
-                    journal.watched(done, watch(learner, done))
+                    journal.watched(done, _finite(done, watch(learner, done)))
             if sample_every and (done % sample_every == 0 or last):
                 journal.samples(learner, done, seed)
             if saving and distributed.rank() == 0:
@@ -189,6 +191,15 @@ def _checked(recent: list[tuple[int, dict[str, Tensor]]], learner: Learner | Non
             if not fine:
                 raise UserError(_not_finite(recent[-1][0], f"{network_name}'s {name}", math.nan))
     return dict(zip(recent[-1][1], rows[-1], strict=True))
+
+
+def _finite(step: int, values: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """As plain numbers. UserError where one is none."""
+    numbers = {name: float(value) for name, value in values.items()}
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise UserError(_not_finite(step, name, number))
+    return numbers
 
 
 def _not_finite(step: int, what: str, value: float) -> str:

@@ -17,6 +17,7 @@ from gander.train.precision import Precision
 Batch = list[tuple[Tensor, Tensor]]
 Generator = Any  # an nn.Module with .latent_dim and .num_classes, called as generator(latents, labels)
 Penalty = Callable[..., Tensor]
+PLAYERS = ("generator", "discriminator")
 
 
 class Gan:
@@ -62,7 +63,7 @@ class Gan:
         self.ema = EMA(generator, ema)
         # Statistics of a batch must not mix real and fake images; without them one pass over both is the same and cheaper.
         self.apart = has_batch_statistics(discriminator)
-        self.precision = Precision("fp32", torch.device("cpu"))
+        self.precision = Precision("fp32", torch.device("cpu"), PLAYERS)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -71,7 +72,7 @@ class Gan:
     def to(self, device: torch.device, precision: str = "fp32") -> "Gan":
         for network in self.networks.values():
             network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.precision = Precision(precision, device)
+        self.precision = Precision(precision, device, PLAYERS)
         return self
 
     def step(self, step: int, batches: list[Batch], draw: draws.Draws) -> dict[str, Tensor]:
@@ -93,7 +94,6 @@ class Gan:
         if self.simultaneous:
             log |= self._descend("discriminator", self.discriminator, self.discriminator_optimizer)
         log |= self._descend("generator", self.generator, self.generator_optimizer)
-        self.precision.update()
         self.ema.update(self.generator, step)
         return log
 
@@ -117,7 +117,7 @@ class Gan:
                 value = penalty(self.discriminator, real, real_labels, fake, labels[m], epsilons[m])
                 values[penalty.__name__] = value
                 loss = loss + weight * value
-            self.precision.backward(loss / self.accumulate)
+            self.precision.backward("discriminator", loss / self.accumulate)
             _add(sums, values, 1 / self.accumulate)
         return sums
 
@@ -142,7 +142,7 @@ class Gan:
                         with torch.no_grad():
                             real_logits = _full(self.discriminator(real_looks(reals[m], m), real_labels))
                 loss = self.loss.generator(real_logits, fake_logits)
-                self.precision.backward(loss / self.accumulate)
+                self.precision.backward("generator", loss / self.accumulate)
                 _add(sums, {"generator_loss": loss}, 1 / self.accumulate)
         finally:
             self.discriminator.requires_grad_(True)
@@ -157,7 +157,7 @@ class Gan:
     def _descend(self, name: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         parameters = list(network.parameters())
         distributed.average_gradients(parameters)
-        norm = self.precision.step(optimizer, parameters)
+        norm = self.precision.step(name, optimizer, parameters)
         return {f"{name}_gradient": norm}
 
     # Every draw is made for the global batch and cut as the batch is, so that processes and devices change nothing.

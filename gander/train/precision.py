@@ -30,32 +30,34 @@ def resolve(asked: str | None, device: torch.device) -> str:
 class Precision:
     """Autocast for forwards, loss scaling for fp16. Penalties, losses and norms of the batch stay in fp32."""
 
-    def __init__(self, name: str, device: torch.device):
+    def __init__(self, name: str, device: torch.device, players: Sequence[str]):
         self.name, self.device = name, device
-        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+        # one scale each: what overflows in one network says nothing of the other
+        self.scalers = {player: torch.amp.GradScaler(device.type, enabled=name == "fp16") for player in players}
 
     def autocast(self) -> AbstractContextManager:
         # no weight cache: under no_grad it would keep copies without a graph, and a parametrised weight is new at each forward
         kind = "cpu" if self.device.type == "meta" else self.device.type
         return torch.autocast(kind, DTYPES[self.name], enabled=self.name != "fp32", cache_enabled=False)
 
-    def backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()
+    def backward(self, player: str, loss: Tensor) -> None:
+        self.scalers[player].scale(loss).backward()
 
-    def step(self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Tensor:
+    def step(self, player: str, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Tensor:
         """Take the step (fp16: not where the scaled gradient overflowed) and return the norm of the gradient."""
-        self.scaler.unscale_(optimizer) if self.name == "fp16" else None
+        scaler = self.scalers[player]
+        if self.name == "fp16":
+            scaler.unscale_(optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self.scaler.step(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
         # an overflow is the scaler's business: the step was not taken, the scale will fall
         return torch.nan_to_num(norm, nan=0.0, posinf=0.0) if self.name == "fp16" else norm
 
-    def update(self) -> None:
-        self.scaler.update()
-
     def state_dict(self) -> dict[str, Any]:
-        return self.scaler.state_dict()
+        return {player: scaler.state_dict() for player, scaler in self.scalers.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state:
-            self.scaler.load_state_dict(dict(state))
+        for player, scaler in self.scalers.items():
+            if scaler.is_enabled():
+                scaler.load_state_dict(state[player])

@@ -192,7 +192,15 @@ def test_choice():
         return choose((batch, 1, n, channels // ratio), (batch, 1, m, channels // ratio), (batch, 1, m, channels), device, dtype)
 
     assert way(8, 64, 32) == way(16, 256, 16) == way(16, 64, 16, keys=4) == "plain"
-    assert way(16, 64, 16) == way(32, 64, 8) == way(64, 64, 1) == way(64, 512, 64) == way(128, 64, 1, keys=4) == way(64, 64, 1, device="meta") == "chunked"
+    assert (
+        way(16, 64, 16)
+        == way(32, 64, 8)
+        == way(64, 64, 1)
+        == way(64, 512, 64)
+        == way(128, 64, 1, keys=4)
+        == way(64, 64, 1, device="meta")
+        == "chunked"
+    )
     assert way(64, 64, 1, device="cuda", dtype=torch.float64) == way(64, 64, 1, device="mps") == "chunked"
     assert way(32, 64, 8, ratio=1) == way(8, 64, 4, device="cuda") == way(64, 256, 64, device="cuda") == "fused"
 

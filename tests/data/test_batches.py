@@ -151,9 +151,6 @@ def test_a_memory_map_gives_what_images_in_memory_give(tmp_path):
             assert b.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="batches.py _to_device: torch warns of a read-only array, as prepare gives it", raises=UserWarning
-)
 @pytest.mark.parametrize("kind", ["memory map to a GPU", "read-only array"])
 def test_images_that_may_only_be_read_are_no_matter_for_a_warning(kind, tmp_path):
     """The meta device stands for a GPU: the images are copied there whole."""
@@ -192,7 +189,6 @@ def test_a_batch_that_cannot_be_cut_evenly_is_refused(batch, accumulate, process
         batches(20, batch, accumulate=accumulate)
 
 
-@pytest.mark.xfail(strict=True, reason="batches.py: a batch of 0 divides by zero, a negative one gives empty batches")
 @pytest.mark.parametrize(("batch", "accumulate"), [(0, 1), (-4, 1), (4, 0), (4, -1)])
 def test_a_batch_of_nothing_is_refused(batch, accumulate):
     with pytest.raises(UserError):

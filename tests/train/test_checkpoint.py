@@ -102,9 +102,6 @@ def test_shared_tensors_are_saved_once(tmp_path):
     assert set(load_file(path / "net.safetensors")) == {"0.weight", "0.bias"}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="checkpoint.py save: views of one storage reach safetensors, which refuses them", raises=RuntimeError
-)
 def test_views_of_one_storage_are_saved_too(tmp_path):
     network = nn.Linear(4, 4)
     network.register_buffer("view", network.weight.detach()[:2])
@@ -148,7 +145,7 @@ def test_a_parameter_in_the_state_becomes_a_plain_tensor_without_history(tmp_pat
 @pytest.mark.parametrize(
     "value",
     [np.float32(1), np.float64(1), np.int64(1), np.bool_(True), np.zeros(2), {1, 2}, b"a", 1j, object(), torch.float32],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("wrap", [lambda v: v, lambda v: {"deep": [0, (v,)]}], ids=["bare", "deep"])
 def test_what_could_not_be_read_again_is_not_written(value, wrap, tmp_path):
@@ -157,8 +154,7 @@ def test_what_could_not_be_read_again_is_not_written(value, wrap, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="checkpoint.py _plain: keys are not looked at, so what is written cannot be read")
-@pytest.mark.parametrize("key", [np.int64(1), np.float64(1), Path("a")], ids=repr)
+@pytest.mark.parametrize("key", [np.int64(1), np.float64(1), Path("a")], ids=lambda value: type(value).__name__)
 def test_keys_that_could_not_be_read_again_are_not_written(key, tmp_path):
     with pytest.raises(TypeError, match="cannot go into a checkpoint"):
         checkpoint.save(tmp_path, 1, {}, {"value": {key: 1}})
@@ -267,23 +263,11 @@ def test_a_hash_that_is_none_is_seen(digest, folder):
     passed_over(folder, "state.pt is not what was written")
 
 
-def test_a_checkpoint_without_its_manifest_is_none(folder):
-    (folder / "00000005" / "manifest.json").unlink()
-    assert checkpoint.saved(folder) == [3]
-    assert checkpoint.find(folder)[0] == folder / "00000003"
-
-
-@pytest.mark.xfail(
-    strict=True,
-    reason="checkpoint.py saved: what lost its manifest is no checkpoint at all, so training begins anew",
-    raises=AssertionError,
-)
 def test_a_checkpoint_that_lost_its_manifest_is_complained_of(folder):
     (folder / "00000005" / "manifest.json").unlink()
     assert checkpoint.find(folder)[1]
 
 
-@pytest.mark.xfail(strict=True, reason="checkpoint.py damage: a manifest that names no file is whole", raises=AssertionError)
 def test_a_manifest_that_names_nothing_is_damage(folder):
     write_json(folder / "00000005" / "manifest.json", {"step": 5, "sha256": {}})
     (folder / "00000005" / "state.pt").unlink()
@@ -299,7 +283,6 @@ def test_where_all_are_damaged_it_is_said(folder):
         checkpoint.find(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="checkpoint.py find: with a step it has not looked at any other", raises=AssertionError)
 def test_a_damaged_one_that_was_asked_for_does_not_speak_of_others(folder):
     flip(folder / "00000005" / "state.pt", 9)
     with pytest.raises(UserError) as error:
@@ -345,7 +328,6 @@ def test_a_pickle_that_would_run_code_does_not_run(folder, tmp_path):
     assert (tmp_path / "ran").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="checkpoint.py load_state: a planted or strange state.pt ends in torch's traceback")
 @pytest.mark.parametrize("kind", ["evil", "no pickle", "a list"])
 def test_a_state_that_is_none_is_one_line(kind, folder, tmp_path):
     path = planted(folder, {"evil": Evil(tmp_path / "ran"), "a list": [1]}.get(kind, {}))
@@ -410,7 +392,6 @@ def test_what_a_kill_left_is_no_checkpoint_and_is_written_over(folder):
     assert not left.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="checkpoint.py save: what a kill left of another step stays for good", raises=AssertionError)
 def test_what_a_kill_left_is_taken_away_by_the_next_save(folder):
     shutil.copytree(folder / "00000005", folder / ".00000006.tmp")
     checkpoint.save(folder, 7, {"generator": net(7)}, STATE)
@@ -423,9 +404,6 @@ def test_the_same_step_again_replaces_a_damaged_one(folder):
     assert checkpoint.find(folder) == (folder / "00000005", [])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="checkpoint.py save: the former one of the same step is deleted before the rename", raises=AssertionError
-)
 def test_the_same_step_again_interrupted_leaves_the_former_one(folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", STOPS["rename"][2](KeyboardInterrupt()))
@@ -435,9 +413,6 @@ def test_the_same_step_again_interrupted_leaves_the_former_one(folder, monkeypat
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
-@pytest.mark.xfail(
-    strict=True, reason="checkpoint.py save: SafetensorError and RuntimeError for a full disk, which the command line does not know"
-)
 @pytest.mark.parametrize("limit", [1000, 50_000], ids=["network", "state"])
 def test_a_full_disk_is_an_oserror_or_a_mistake(limit, folder):
     """What the command line has a line for. A limit on the size of files stands for the disk."""
@@ -548,11 +523,6 @@ def test_starting_from_what_is_not_there_is_refused(tmp_path, folder):
         checkpoint.start_from(str(tmp_path), game(0, "classifier"))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="checkpoint.py start_from: a file, for a learner without a generator, is passed over",
-    raises=pytest.fail.Exception,
-)
 def test_a_file_that_no_network_takes_is_refused(tmp_path):
     path = checkpoint.save(tmp_path, 5, game(0), {})
     with pytest.raises(UserError, match="generator"):

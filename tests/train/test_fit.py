@@ -65,7 +65,7 @@ def test_ten_steps_are_five_and_five_in_fp16(tmp_path):
     whole, _ = trained("official conditional", straight, 4, precision="fp16", save_every=2)
     trained("official conditional", halved, 2, precision="fp16", save_every=2)
     resumed, _ = trained("official conditional", halved, 4, precision="fp16", save_every=2)
-    assert whole.state_dict()["precision"]["scale"] > 1
+    assert whole.state_dict()["precision"]["generator"]["scale"] > 1
     assert equal(whole.state_dict(), resumed.state_dict())
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(resumed)[name]), name
