@@ -3,8 +3,8 @@
     python benchmarks/probes.py twins --side 16            # about two minutes a run on one core, one run a core
     python benchmarks/probes.py count --side 16
 
-Arms: self-attention (the official layer) and the residual control with as many parameters (1.25·C² + 1), at the same feature
-map of both networks; the same seeds, data, steps and rates. The grade is that of 1,000 samples of the averaged generator. A
+Arms: self-attention (unpooled) and the residual control with as many parameters (1.25·C² + 1), at the same feature map of both
+networks; the same seeds, data, steps and rates. The grade is that of 1,000 samples of the averaged generator. A
 failed run (NaN) counts as 0.
 """
 
@@ -21,19 +21,19 @@ from pathlib import Path
 from machine import keep
 from scipy import stats
 
-ARMS = ("self", "residual")
+ARMS = ("full", "residual")
 RECIPES = {"twins": "sagan", "count": "sagan_official"}  # count needs labels
-KNOBS = "--width 8 --batch 64 --generator-lr 5e-4 --discriminator-lr 5e-4 --betas 0.0 0.99 --ema 0.99"
+KNOBS = "--batch 64 --generator-lr 5e-4 --discriminator-lr 5e-4 --betas 0.0 0.99 --ema 0.99"
 
 
-def train(probe: str, side: int, steps: int, attention_at: int, arm: str, seed: int, folder: Path) -> dict:
+def train(probe: str, side: int, width: int, steps: int, attention_at: int, arm: str, seed: int, folder: Path) -> dict:
     recipe = RECIPES[probe]
     run = folder / f"{probe}{side}-{arm}-{seed}"
     words = (
         f"train {recipe} --data probe:{probe} --resolution {side} --attention {arm} --attention-at {attention_at} --steps {steps}"
     )
     cadence = f"--log-every {steps} --save-every {steps} --sample-every {steps} --score-every {steps // 4} --device cpu"
-    command = [sys.executable, "-m", "gander", *f"{words} {KNOBS} {cadence} --seed {seed} --run {run}".split()]
+    command = [sys.executable, "-m", "gander", *f"{words} --width {width} {KNOBS} {cadence} --seed {seed} --run {run}".split()]
     started = time.time()
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] if (run / "log.jsonl").exists() else []
@@ -47,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("probe", choices=RECIPES)
     parser.add_argument("--side", type=int, default=16)
+    parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--attention-at", type=int, default=8)
@@ -56,7 +57,7 @@ def main() -> None:
     recipe = RECIPES[wanted.probe]
     jobs = [(arm, seed) for seed in range(wanted.seeds) for arm in ARMS]
     with ThreadPoolExecutor(wanted.jobs) as pool:
-        common = (wanted.probe, wanted.side, wanted.steps, wanted.attention_at)
+        common = (wanted.probe, wanted.side, wanted.width, wanted.steps, wanted.attention_at)
         runs = list(pool.map(lambda job: train(*common, *job, wanted.folder), jobs))
 
     def final(arm: str, name: str) -> list[float]:
@@ -72,10 +73,17 @@ def main() -> None:
     failed = ", ".join(f"{arm} {sum(bool(run['failed']) for run in runs if run['arm'] == arm)}" for arm in ARMS)
     title = (
         f"`probe:{wanted.probe}` at {wanted.side}×{wanted.side}, attention at {wanted.attention_at}×{wanted.attention_at}: "
-        f"`gander train {recipe} {KNOBS} --steps {wanted.steps}`. Mean ± sd (seeds 0 to {wanted.seeds - 1}) of the grade of 1,000 "
+        f"`gander train {recipe} --width {wanted.width} {KNOBS} --steps {wanted.steps}`. Mean ± sd (seeds 0 to {wanted.seeds - 1}) of the grade of 1,000 "
         f"samples. Failed runs: {failed}."
     )
-    settings = {"probe": wanted.probe, "side": wanted.side, "steps": wanted.steps, "recipe": recipe, "knobs": KNOBS}
+    settings = {
+        "probe": wanted.probe,
+        "side": wanted.side,
+        "width": wanted.width,
+        "steps": wanted.steps,
+        "recipe": recipe,
+        "knobs": KNOBS,
+    }
     keep(f"probes-{wanted.probe}-{wanted.side}", {**settings, "runs": runs}, "\n".join([title, "", *rows]))
 
 
