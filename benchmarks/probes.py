@@ -43,6 +43,10 @@ def train(probe: str, side: int, width: int, steps: int, attention_at: int, arm:
     return {"arm": arm, "seed": seed, "curve": curve, "failed": failed, "seconds": round(time.time() - started)}
 
 
+def headline(probe: str) -> str:
+    return {"twins": "twins/coherent", "count": "count/right_count"}[probe]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("probe", choices=RECIPES)
@@ -70,11 +74,18 @@ def main() -> None:
         apart = [a - b for a, b in zip(*values, strict=True)]
         half, middle = stats.t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5, statistics.mean(apart)
         rows.append(f"| {name} | {' | '.join(cells)} | {middle:+.2f} [{middle - half:+.2f}, {middle + half:+.2f}] |")
+    marks = sorted({step for run in runs for step in run["curve"]})
+    rows += ["", f"| {headline(wanted.probe)} after steps | " + " | ".join(map(str, marks)) + " |", "|---" * (len(marks) + 1) + "|"]
+    for arm in ARMS:
+        curves = [run["curve"] for run in runs if run["arm"] == arm]
+        cells = [[curve.get(step, {}).get(headline(wanted.probe), 0.0) for curve in curves] for step in marks]
+        rows.append(f"| {arm} | " + " | ".join(f"{statistics.mean(c):.2f} ± {statistics.stdev(c):.2f}" for c in cells) + " |")
     failed = ", ".join(f"{arm} {sum(bool(run['failed']) for run in runs if run['arm'] == arm)}" for arm in ARMS)
+    command = f"gander train {recipe} --width {wanted.width} {KNOBS} --steps {wanted.steps}"
+    place = f"{wanted.side}×{wanted.side}, attention at {wanted.attention_at}×{wanted.attention_at}"
     title = (
-        f"`probe:{wanted.probe}` at {wanted.side}×{wanted.side}, attention at {wanted.attention_at}×{wanted.attention_at}: "
-        f"`gander train {recipe} --width {wanted.width} {KNOBS} --steps {wanted.steps}`. Mean ± sd (seeds 0 to {wanted.seeds - 1}) of the grade of 1,000 "
-        f"samples. Failed runs: {failed}."
+        f"`probe:{wanted.probe}` at {place}: `{command}`. "
+        f"Mean ± sd (seeds 0 to {wanted.seeds - 1}) of the grade of 1,000 samples. Failed runs: {failed}."
     )
     settings = {
         "probe": wanted.probe,

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-ARMS = {"self": "with self-attention", "residual": "without (a residual block)"}
+ARMS = {"full": "with self-attention", "residual": "without (a residual block)"}
 STEPS = int(os.environ.get("DEMO_STEPS", "2000"))
 SEED = 0
 FOLDER = Path("runs/demo")
 
 
 def command(attention: str) -> list[str]:
-    knobs = f"--resolution 16 --width 16 --attention {attention} --steps {STEPS} --generator-lr 5e-4 --discriminator-lr 5e-4"
-    more = "--betas 0.0 0.99 --ema 0.99 --score-every 250 --sample-every 250 --log-every 250 --save-every 1000"
+    knobs = f"--resolution 16 --width 16 --attention {attention} --attention-at 8 --steps {STEPS}"
+    more = "--generator-lr 5e-4 --discriminator-lr 5e-4 --betas 0.0 0.99 --ema 0.99 --score-every 250 --sample-every 250 --log-every 250"
     where = f"--data probe:twins --seed {SEED} --run {FOLDER / attention} --device cpu"
     return ["train", "sagan", *f"{where} {knobs} {more}".split()]
 
@@ -55,7 +55,7 @@ def main() -> int:
     started = time.time()
     FOLDER.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # one core an arm
-    print(f"Two GANs of {STEPS:,} steps, one on each core. An arm by itself:\n  gander {' '.join(command('self'))}\n")
+    print(f"Two GANs of {STEPS:,} steps, one on each core. An arm by itself:\n  gander {' '.join(command('full'))}\n")
     arms = {}
     for attention in ARMS:
         log = (FOLDER / f"{attention}.txt").open("w")
@@ -93,7 +93,7 @@ def main() -> int:
     }.items():
         print(f"{words:>22}: " + "   ".join(f"{ARMS[attention]} {last[attention][name]:.0%}" for attention in ARMS))
     print(f"\n{time.time() - started:.0f} s. Look at both: {side_by_side(STEPS)}")
-    print(f"Over time: {FOLDER}/self/samples and {FOLDER}/residual/samples. One seed proves nothing: see benchmarks/ for five.")
+    print(f"Over time: {FOLDER}/full/samples and {FOLDER}/residual/samples. One seed proves nothing: see benchmarks/ for five.")
     return 0
 
 

@@ -15,7 +15,7 @@ from gander.probes import PROBES
 from gander.run import Run
 from gander.train import checkpoint
 from gander.train.ema import ready
-from gander.train.gan import latents_of, sample
+from gander.train.gan import STANDING, latents_of, sample, standing_inputs
 
 
 def load_generator(
@@ -23,7 +23,7 @@ def load_generator(
     *,
     step: int | None = None,
     network: str = "ema",
-    standing: int = 0,
+    standing: int = STANDING,
     device: torch.device | str = "cpu",
     recipe: str | None = None,
 ) -> tuple[Any, int]:
@@ -40,8 +40,7 @@ def load_generator(
     checkpoint.load_network(found / f"{name}.safetensors", generator)
     for complaint in complaints:
         print(f"{complaint}; the one before it is taken")
-    inputs = [latents_of(generator, 0, range(i * 64, i * 64 + 64)) for i in range(standing)]
-    return ready(generator, [(z.to(device), y.to(device)) for z, y in inputs]), int(found.name)
+    return ready(generator, standing_inputs(generator, standing, device)), int(found.name)
 
 
 def numbered(label: str | None, classes: Sequence[str], num_classes: int) -> int | None:
@@ -118,7 +117,7 @@ def grader(data: str, every: int, seed: int, channels: int = 3) -> tuple[int, Ca
     probe = PROBES[data.removeprefix("probe:")]
 
     def grade(learner: Any, step: int) -> dict[str, float]:
-        generator = ready(learner.ema.network)
+        generator = learner.sampler()
         _, labels = latents_of(generator, seed, range(1000))
         images = sample(generator, seed, range(1000), device=learner.precision.device)
         grades = probe.grade(images, labels if generator.num_classes else None)

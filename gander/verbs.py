@@ -67,7 +67,7 @@ def sample(
     interpolate: int = 0,
     step: int | None = None,
     network: Literal["ema", "live"] = "ema",
-    standing: int = 0,
+    standing: int = 8,
     device: str | None = None,
     recipe: str | None = None,
 ) -> Path:
@@ -83,7 +83,7 @@ def sample(
         interpolate: steps between each image and the next, on the great circle between their latents; 0 is none.
         step: of which checkpoint; by default the last.
         network: the averaged generator (ema), or the one that was trained (live).
-        standing: estimate batch norm's statistics again over this many batches of 64; 0 takes those of training.
+        standing: estimate batch norm's statistics anew over this many batches of 64; 0 takes the running ones of training.
         device: as for train.
         recipe: the file of your own recipe, where the run was made by one.
     """

@@ -45,12 +45,13 @@ def ready(network: nn.Module, batches: Iterable[tuple[Tensor, ...]] = (), refres
     batches = list(batches)
     if batches and has_batch_statistics(copy):
         norms: list[Any] = [m for m in copy.modules() if hasattr(m, "running_mean")]
-        momenta = [m.momentum for m in norms]
+        before = [(m.momentum, getattr(m, "statistics", None)) for m in norms]
         copy.train()
         for count, inputs in enumerate(batches, start=1):
             for norm in norms:
                 norm.momentum = 1 / count  # the running mean of the batches so far
+                norm.statistics = "process"  # one process may ask for samples while the others wait
             copy(*inputs)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for norm, (momentum, statistics) in zip(norms, before, strict=True):
+            norm.momentum, norm.statistics = momentum, statistics
     return copy.eval()

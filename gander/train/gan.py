@@ -211,7 +211,11 @@ class Gan:
 
     def samples(self, seed: int, count: int | None = None) -> Tensor:
         """The first `count` samples of the averaged generator, eight rows of them by default; labels go round the classes."""
-        return sample(ready(self.ema.network), seed, range(count or 8 * self.columns), device=self.precision.device)
+        return sample(self.sampler(), seed, range(count or 8 * self.columns), device=self.precision.device)
+
+    def sampler(self) -> Generator:
+        """The averaged generator, ready to sample from, with standing statistics."""
+        return ready(self.ema.network, standing_inputs(self.ema.network, device=self.precision.device))
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -224,6 +228,21 @@ class Gan:
         self.generator_optimizer.load_state_dict(state["generator_optimizer"])
         self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
         self.precision.load_state_dict(state["precision"])
+
+
+STANDING = 8
+
+
+def standing_inputs(
+    generator: Generator, batches: int = STANDING, device: torch.device | str = "cpu"
+) -> list[tuple[Tensor, Tensor]]:
+    """Latents and labels of so many batches of 64 samples of seed 0, for `ready`: batch norm's statistics of these very weights.
+
+    The running ones are of other weights (they trail the trained, not the averaged network) and, with the small momentum of
+    the official recipe, for thousands of steps mostly of no network at all.
+    """
+    inputs = (latents_of(generator, 0, range(i * 64, i * 64 + 64)) for i in range(batches))
+    return [(latents.to(device), labels.to(device)) for latents, labels in inputs]
 
 
 def columns_of(generator: Generator) -> int:
