@@ -23,9 +23,10 @@ FOLDER = Path("runs/demo")
 
 def command(attention: str) -> list[str]:
     knobs = f"--resolution 16 --width 16 --attention {attention} --attention-at 8 --steps {STEPS}"
-    more = "--generator-lr 5e-4 --discriminator-lr 5e-4 --betas 0.0 0.99 --ema 0.99 --score-every 250 --sample-every 250 --log-every 250"
+    rates = "--generator-lr 5e-4 --discriminator-lr 5e-4 --betas 0.0 0.99 --ema 0.99"
+    cadence = "--score-every 250 --sample-every 250 --log-every 250"
     where = f"--data probe:twins --seed {SEED} --run {FOLDER / attention} --device cpu"
-    return ["train", "sagan", *f"{where} {knobs} {more}".split()]
+    return ["train", "sagan", *f"{where} {knobs} {rates} {cadence}".split()]
 
 
 def grades(attention: str) -> dict[int, dict[str, float]]:

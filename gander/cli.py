@@ -29,17 +29,25 @@ WITH_KNOBS = ("train", "show")
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for a mistake that a person can mend, 130 or 143 for a stop that was asked."""
     words = list(sys.argv[1:] if words is None else words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that has no γ shall still show the rest
     try:
         return _run(words)
     except UserError as error:
         print(f"gander: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("gander: stopped at once; the last checkpoint is whole", file=sys.stderr)
+        print("gander: stopped at once; what was saved before is whole", file=sys.stderr)
         return 130
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, without loading torch
+            raise
+        print("gander: the device's memory is full; take a smaller --batch, or cut it by --accumulate 2, 4, ...", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # `gander ls | head`
         sys.stderr.close()
-        return 0
+        return 1 if words[:1] == ["train"] else 0
     except OSError as error:
         if error.errno is None or not error.strerror:
             raise

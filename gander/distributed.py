@@ -6,6 +6,7 @@ Start several with `torchrun --standalone --nproc-per-node N -m gander train ...
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -26,7 +27,10 @@ def session(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    cuda = device.type == "cuda"
+    # the others wait while the first prepares the images, which may take long
+    waiting = timedelta(hours=2)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=waiting, device_id=device if cuda else None)
     try:
         yield
         dist.barrier()
@@ -53,6 +57,11 @@ def device(asked: str | None) -> torch.device:
     elif found.type == "mps" and best != "mps":
         raise UserError(f"--device mps, but torch sees no Apple GPU here; take --device {best}")
     return found
+
+
+def send(x: Tensor, to: torch.device) -> Tensor:
+    """A tensor of the CPU on its way to the device. The host waits, but for CUDA: elsewhere it might be freed too soon."""
+    return x.pin_memory().to(to, non_blocking=True) if to.type == "cuda" else x.to(to)
 
 
 def rank() -> int:

@@ -5,9 +5,11 @@ not, and however many processes share the work. Generators live on the CPU so th
 """
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 Draws = Callable[[str], torch.Generator]
 
@@ -31,3 +33,16 @@ def at_step(seed: int, step: int) -> Draws:
 def of_sample(seed: int, index: int) -> torch.Generator:
     """The generator of sample `index`: its latent and label do not depend on the batch it is drawn in."""
     return generator("sample", seed, index)
+
+
+def noise(keys: Tensor, shape: Sequence[int]) -> Tensor:
+    """Uniform numbers in [0, 1), float32 (n, *shape), each a function of its image's key (n,) int64 and its place.
+
+    Made on the device of the keys, by the finaliser of SplitMix64 (Steele et al. 2014): numbers for every pixel of a batch
+    would take longer to draw on the CPU and to send than a small network's step.
+    """
+    place = torch.arange(math.prod(shape), device=keys.device)
+    z = keys[:, None] + place * -0x61C8864680B583EB
+    z = (z ^ (z >> 30 & (1 << 34) - 1)) * -0x40A7B892E31B1A47
+    z = (z ^ (z >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
+    return (z >> 40 & (1 << 24) - 1).float().mul_(2.0**-24).view(len(keys), *shape)

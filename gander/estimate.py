@@ -15,7 +15,7 @@ from gander.recipes.experiment import Experiment
 REACHED = 0.5  # of the matrix rate: what small convolutional networks were seen to reach on a CPU
 
 
-def estimate(experiment: Experiment, channels: int, num_classes: int) -> list[str]:
+def estimate(experiment: Experiment, channels: int) -> list[str]:
     """Lines about FLOPs, memory and time. `experiment` was made on the meta device and is used up."""
     learner, side, kept = experiment.learner.to(torch.device("meta")), experiment.resolution, _Kept()
     share = experiment.batch // learner.accumulate

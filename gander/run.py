@@ -18,11 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gander import __version__
 from gander.errors import UserError
 from gander.files import lock, read_json, write_atomic, write_json
 
 # What may change when a run goes on; all else in run.json must be what it was.
-FREE = ("command", "versions", "machine", "created", "device", "workers", "where")
+FREE = ("command", "versions", "machine", "created", "device", "name", "where")
 
 
 class Outcome(NamedTuple):
@@ -69,20 +70,30 @@ class Run:
             write_json(folder / "run.json", described)
             return cls(folder, described), False
         run = cls.open(folder)
-        before, now = dict(_flat(run.described)), dict(_flat(json.loads(json.dumps(described))))
+        run.compare(described, growing=growing)
+        return run, True
+
+    def compare(self, described: dict[str, Any], *, growing: bool = True) -> None:
+        """UserError with the differences and a free name, unless what is described here is what the run says of it."""
+        folder = self.folder
+        before, now = (
+            dict(_flat({key: self.described.get(key) for key in described})),
+            dict(_flat(json.loads(json.dumps(described)))),
+        )
         had, asked = before.get("knobs.steps"), now.get("knobs.steps")
         if growing and isinstance(had, int) and isinstance(asked, int) and had <= asked:
             before["knobs.steps"] = asked
-        if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
-            if "recipe" in changed:
-                changed = ["recipe"]  # its knobs are others: no news
-            listed = ", ".join(f"{key.removeprefix('knobs.')} was {before.get(key)!r}, now {now.get(key)!r}" for key in changed[:5])
-            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-            advice = f"take --run {free_name(folder)}"
-            if changed == ["knobs.steps"]:
-                advice = f"to go on from its weights: --init {folder} --run {free_name(folder)}"
-            raise UserError(f"{folder} is another run ({listed}{more}); {advice}")
-        return run, True
+        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        if not changed:
+            return
+        if "recipe" in changed:
+            changed = ["recipe"]  # its knobs are others: no news
+        listed = ", ".join(f"{key.removeprefix('knobs.')} was {before.get(key)!r}, now {now.get(key)!r}" for key in changed[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        advice = f"take --run {free_name(folder)}"
+        if changed == ["knobs.steps"]:
+            advice = f"to go on from its weights: --init {folder} --run {free_name(folder)}"
+        raise UserError(f"{folder} is another run ({listed}{more}); {advice}")
 
     def grow(self, steps: int) -> None:
         """Write down that the run was given more steps."""
@@ -138,7 +149,8 @@ def circumstances() -> dict[str, Any]:
     return {
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("gander-torch", "torch", "numpy", "pillow")},
+            "gander": __version__,
+            **{name: version(name) for name in ("torch", "numpy", "pillow")},
         },
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "command": shlex.join(["gander", *sys.argv[1:]]),

@@ -48,9 +48,7 @@ def numbered(label: str | None, classes: Sequence[str], num_classes: int) -> int
     if label is None:
         return None
     if not num_classes:
-        raise UserError(
-            f"label {label!r} was asked for, but this run has no labels; leave --label out, or train sagan_official on classes"
-        )
+        raise UserError(f"label {label!r} was asked for, but this run has no labels; leave it out, or train sagan_official")
     if label in classes:
         return list(classes).index(label)
     if label.isdecimal() and int(label) < num_classes:
@@ -67,9 +65,14 @@ def draw_images(
     label: int | None = None,
     truncation: float | None = None,
     interpolate: int = 0,
+    start: int = 0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """`count` images in [-1, 1]; with `interpolate` k, k images from each to the next and round again (labels stay the first's)."""
+    """`count` images in [-1, 1], from the `start`-th on.
+
+    With `interpolate` k: k images from each to the next and round again, all of the first one's label. UserError for
+    numbers that make no sense.
+    """
     if count < 1:
         raise UserError(f"{count} images were asked for; ask for 1 or more")
     if interpolate < 0:
@@ -77,7 +80,7 @@ def draw_images(
     if truncation is not None and not 0 < truncation < float("inf"):
         raise UserError(f"truncation {truncation} is not over 0; 0.7 is a usual one")
     if not interpolate:
-        return sample(generator, seed, range(count), label=label, truncation=truncation, device=device)
+        return sample(generator, seed, range(start, start + count), label=label, truncation=truncation, device=device)
     ends, labels = latents_of(generator, seed, range(count), label=label, truncation=truncation)
     path = [great_circle(a, b, t / interpolate) for a, b in pairwise([*ends, ends[0]]) for t in range(interpolate)]
     latents = torch.stack(path)
@@ -94,17 +97,23 @@ def great_circle(a: Tensor, b: Tensor, t: float) -> Tensor:
     return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
 
 
-def write(path: Path, images: Tensor, columns: int | None = None) -> None:
-    """One sheet (.png), one moving image (.gif), else a folder of single files named by their index."""
-    pixels = grids.to_bytes(images)
-    if path.suffix == ".png":
-        grids.save_png(path, grids.enlarge(grids.grid(pixels, columns)))
-    elif path.suffix == ".gif":
-        grids.save_gif(path, [grids.enlarge(image, 256) for image in pixels])
-    elif path.suffix:
+def kind_of(path: Path) -> str:
+    """What is written there: a sheet (.png), a film (.gif) or a folder of files. UserError for another ending."""
+    kinds = {".png": "sheet", ".gif": "film", "": "folder"}
+    if path.suffix.lower() not in kinds:
         raise UserError(f"{path} is neither .png, .gif nor a folder; name one of these with --out")
+    return kinds[path.suffix.lower()]
+
+
+def write(path: Path, images: Tensor, columns: int | None = None, first: int = 0) -> None:
+    """One sheet, one moving image, or single files named by their index, `first` and on: as `kind_of` says."""
+    pixels, kind = grids.to_bytes(images), kind_of(path)
+    if kind == "sheet":
+        grids.save_png(path, grids.enlarge(grids.grid(pixels, columns)))
+    elif kind == "film":
+        grids.save_gif(path, [grids.enlarge(image, 256) for image in pixels])
     else:
-        for i, image in enumerate(pixels):
+        for i, image in enumerate(pixels, start=first):
             grids.save_png(path / f"{i:06d}.png", np.asarray(image))
 
 

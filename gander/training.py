@@ -3,10 +3,11 @@
 import contextlib
 import signal
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from gander.errors import UserError
+from gander.errors import UserError, missing_extra
 from gander.run import Outcome, Run, circumstances
 from gander.signals import heard
 
@@ -78,10 +79,17 @@ def train(
         trial = function(Facts(len(source), source.num_classes, channels), **resolved)
     if trial.batch > len(source):
         raise UserError(f"{len(source):,} images are fewer than a batch of {trial.batch}; take --batch {len(source)} or less")
+    if init and not Path(init).exists():
+        raise UserError(f"--init {init}: there is no such run folder or .safetensors file")
+    if tensorboard and not find_spec("tensorboard"):
+        raise missing_extra("tensorboard", "tensorboard", "--tensorboard")
     folder = Path(run or f"runs/{Path(recipe).stem}-{source.name}")
-    if precision is None and (folder / "run.json").exists():
-        precision = Run.open(folder).described.get("precision")
-    precision = precisions.resolve(precision, where)
+    there = Run.open(folder) if (folder / "run.json").exists() else None
+    kept = there.described.get("precision") if there else None
+    precision = precisions.resolve(precision or (str(kept) if kept else None), where)
+    asked_for = {"recipe": Path(recipe).name, "knobs": resolved, "seed": seed, "precision": precision, "init": init}
+    if there:
+        there.compare(asked_for, growing=trial.growing)
     watchers = [grader(data, score_every, seed, channels)] if score_every else []
 
     with distributed.session(where), contextlib.ExitStack() as held:
@@ -93,8 +101,10 @@ def train(
             try:
                 dataset = distributed.chief_first(lambda: prepare(source, trial.resolution, **options))
             except KeyboardInterrupt:
-                say("stopped while the images were prepared; nothing was lost, nothing is there yet")
-                return Outcome(0, asked[0] or signal.SIGINT)
+                asked[0] = asked[0] or signal.SIGINT
+            if number := distributed.agree(asked[0]):
+                say("stopped before the first step; nothing was lost")
+                return Outcome(0, number)
         facts = Facts(len(dataset), dataset.num_classes, channels)
         torch.manual_seed(seed)
         experiment = function(facts, **resolved)
@@ -102,13 +112,9 @@ def train(
         if init and not checkpoint.saved(folder / "checkpoints"):
             checkpoint.start_from(init, learner.networks)
         described = {
-            "recipe": Path(recipe).name,
-            "knobs": resolved,
+            **asked_for,
             "facts": vars(facts),
             "classes": list(dataset.classes),
-            "seed": seed,
-            "precision": precision,
-            "init": init,
             "data": {name: getattr(dataset, name) for name in ("name", "split", "fingerprint", "filter")} | {"where": data},
             "device": str(where),
             **circumstances(),

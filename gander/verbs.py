@@ -50,7 +50,7 @@ def show(recipe: str, *, num_images: int = 50_000, num_classes: int = 0, channel
     say("")
     for name, network in experiment.networks.items():
         say(f"  {name:16} {sum(p.numel() for p in network.parameters() if p.requires_grad or name.endswith('ema')):,} parameters")
-    for line in estimate(experiment, channels, num_classes):
+    for line in estimate(experiment, channels):
         say(f"  {line}")
     for note in experiment.notes:
         say(f"  note: {note}")
@@ -87,18 +87,29 @@ def sample(
         device: as for train.
         recipe: the file of your own recipe, where the run was made by one.
     """
+    from tqdm import tqdm
+
     from gander import distributed
-    from gander.sampling import draw_images, load_generator, numbered, write
+    from gander.sampling import draw_images, kind_of, load_generator, numbered, write
     from gander.train.gan import columns_of
 
     the_run = Run.open(run)
     where = distributed.device(device)
+    kind = kind_of(Path(out)) if out else "sheet"
     generator, at = load_generator(the_run, step=step, network=network, standing=standing, device=where, recipe=recipe)
     chosen = numbered(label, the_run.described.get("classes", []), generator.num_classes)
-    images = draw_images(generator, seed, count, label=chosen, truncation=truncation, interpolate=interpolate, device=where)
+    options: dict[str, Any] = {"label": chosen, "truncation": truncation, "interpolate": interpolate, "device": where}
     path = Path(out) if out else the_run.samples / f"seed{seed}-step{at}{'-film' if interpolate else ''}.png"
-    write(path, images, columns=interpolate or (columns_of(generator) if chosen is None else None))
-    say(f"{len(images)} images of step {at:,} in {path}")
+    parts = [(0, count)]
+    if kind == "folder" and not interpolate:  # any number of them, in little memory
+        parts = [(start, min(256, count - start)) for start in range(0, count, 256)] or parts
+    written = 0
+    for start, some in tqdm(parts, unit="×256 images", disable=len(parts) == 1 or not sys.stderr.isatty()):
+        images = draw_images(generator, seed, some, start=start, **options)
+        columns = interpolate or (columns_of(generator) if chosen is None else None)
+        write(path, images, columns, first=start)
+        written += len(images)
+    say(f"{written:,} images of step {at:,} in {path}")
     return path
 
 
@@ -113,7 +124,7 @@ def cp(recipe: str, file: str) -> None:
         raise UserError(f"{file} is there already; name another, or move it away")
     source = sys.modules[recipes.load(recipe).__module__].__file__
     assert source is not None
-    files.write_atomic(target, Path(source).read_text())
+    files.write_atomic(target, Path(source).read_text(encoding="utf-8"))
     say(f"{recipe} is now yours in {target}: gander train ./{target} --data FOLDER")
 
 

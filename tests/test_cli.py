@@ -217,6 +217,55 @@ def test_init_starts_from_the_weights_of_a_run_or_file(say, photos):
     ).read_bytes()
 
 
+def test_a_renamed_folder_is_the_same_data(say, photos):
+    assert say("train sagan --data photos --run r", *TINY)[0] == 0
+    photos.rename(photos.parent / "pictures")
+    code, out, _ = say("train sagan --data pictures --run r", *TINY)
+    assert code == 0
+    assert "is finished" in out
+
+
+def test_a_signal_while_images_are_prepared_is_heard(say, photos, monkeypatch):
+    """Also in its very last moment, when nothing is left to interrupt."""
+    import gander.data
+
+    prepare = gander.data.prepare
+
+    def late(*args, **options):
+        dataset = prepare(*args, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return dataset
+
+    monkeypatch.setattr(gander.data, "prepare", late)
+    code, out, _ = say("train sagan --data photos --run r", *TINY)
+    assert code == 143
+    assert "stopped before the first step" in out
+    assert not (photos.parent / "r").exists()
+
+
+def test_another_run_is_refused_before_the_images_are_prepared(say, photos, monkeypatch):
+    import gander.data
+
+    assert say("train sagan --data photos --run r", *TINY)[0] == 0
+    monkeypatch.setattr(gander.data, "prepare", None)
+    code, _, err = say("train sagan --data photos --run r", *TINY, "--width", 8)
+    assert code == 2
+    assert "width was 4, now 8" in err
+
+
+def test_many_single_files_are_those_of_a_sheet(say, photos):
+    """They are drawn in parts, so that any number fits into memory."""
+    assert say("train sagan --data photos", *TINY)[0] == 0
+    assert say("sample runs/sagan-photos --count 300 --out many")[0] == 0
+    assert say("sample runs/sagan-photos --count 300 --out all.png")[0] == 0
+    with Image.open(photos.parent / "many" / "000299.png") as last, Image.open(photos.parent / "all.png") as sheet:
+        assert len(list((photos.parent / "many").iterdir())) == 300
+        scale = round(sheet.width / (8 * 18 - 2))
+        left, top = 299 % 8 * 18, 299 // 8 * 18
+        there = np.asarray(sheet)[::scale, ::scale][top : top + 16, left : left + 16].astype(int)
+        assert abs(there - np.asarray(last).astype(int)).max() <= 1
+
+
 def test_a_grey_run(say, photos):
     assert say("train sagan --data photos --channels 1", *TINY)[0] == 0
     assert say("sample runs/sagan-photos --count 2 --out grey")[0] == 0

@@ -91,7 +91,7 @@ def test_generators_live_on_the_cpu():
 def test_seeds_do_not_depend_on_the_process():
     """Unlike `hash` of a word. The module is read alone: torch is slow to load, and is not needed for a seed."""
     code = (
-        "import sys, types; sys.modules['torch'] = types.SimpleNamespace(Generator=object)\n"
+        "import sys, types; sys.modules['torch'] = types.SimpleNamespace(Generator=object, Tensor=object)\n"
         f"exec(open({draws.__file__!r}).read()); print(key_seed('step', 0, 0, 'latent generator'))"
     )
     seeds = [
@@ -101,3 +101,22 @@ def test_seeds_do_not_depend_on_the_process():
         for salt in "12"
     ]
     assert {int(seed) for seed in seeds} == {draws.key_seed("step", 0, 0, "latent generator")}
+
+
+def test_noise_is_uniform_and_a_function_of_key_and_place():
+    keys = torch.randint(1 << 62, (64,), generator=draws.generator("keys"))
+    noise = draws.noise(keys, (3, 16, 16))
+    assert noise.shape == (64, 3, 16, 16)
+    assert 0 <= noise.min()
+    assert noise.max() < 1
+    assert torch.equal(draws.noise(keys[[5, 2]], (3, 16, 16)), noise[[5, 2]])
+    assert torch.equal(draws.noise(keys[:1], (768,))[0], noise[0].flatten())
+    # mean 1/2, variance 1/12, no correlation between neighbours, places or keys: within four standard errors
+    n = noise.numel()
+    assert abs(noise.mean() - 1 / 2) < 4 * (1 / 12 / n) ** 0.5
+    assert abs(noise.var() - 1 / 12) < 4 * (1 / 180 / n) ** 0.5
+    centred = (noise - 0.5) * 12**0.5
+    for other in (centred.roll(1, -1), centred.roll(1, 0), centred.roll(1, 1)):
+        assert abs((centred * other).mean()) < 4 / n**0.5
+    histogram = torch.histc(noise, 16, 0, 1)
+    assert ((histogram - n / 16).square() / (n / 16)).sum() < 40  # chi squared, 15 degrees: 99.95 %

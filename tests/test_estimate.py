@@ -25,7 +25,7 @@ def _one_gigaflop(monkeypatch):
 
 def said(experiment):
     """The numbers in the lines: GFLOP, GB in all, GB of weights and the like, GB of activations, seconds a step."""
-    step, memory, clock = estimates.estimate(experiment, 3, 0)
+    step, memory, clock = estimates.estimate(experiment, 3)
     number = r"([\d,.]+(?:e[+-]\d+)?)"
     found = (
         re.search(rf"{number} GFLOP", step).groups()

@@ -156,7 +156,7 @@ def test_a_class_has_a_name_and_a_number_and_the_name_goes_first(label, classes,
         ("2", ["cats", "dogs"], 2, "no class called '2'; there are: cats, dogs"),
         ("-1", ["cats", "dogs"], 2, "no class called '-1'"),
         ("7", [], 3, "there are: 0 to 2"),
-        ("cats", [], 0, "has no labels; leave --label out"),
+        ("cats", [], 0, "has no labels; leave it out"),
     ],
 )
 def test_a_class_that_is_not_there_is_refused(label, classes, count, words):
@@ -291,7 +291,7 @@ def test_a_grader_grades_the_averaged_generator_and_names_the_probe(run, monkeyp
     monkeypatch.setitem(sampling.PROBES, "count", sampling.PROBES["count"]._replace(grade=grade))
     every, watch = sampling.grader("probe:count", 7, 3)
     toy = Toy()
-    learner = SimpleNamespace(ema=SimpleNamespace(network=toy), precision=SimpleNamespace(device=torch.device("cpu")))
+    learner = SimpleNamespace(sampler=lambda: toy, precision=SimpleNamespace(device=torch.device("cpu")))
     assert every == 7
     assert watch(learner, 14) == {"count/right": 0.5}
     assert torch.equal(asked["images"], sample(toy, 3, range(1000)))

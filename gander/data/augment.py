@@ -107,7 +107,7 @@ class Augment:
         """The augmented images, of the same type; `numbers` are rows of `draw` on the images' device. No host sync."""
         for operation, part in zip(self.operations, numbers.split(self.widths, 1), strict=True):
             images = operation(images, part)
-        return images
+        return images.contiguous(memory_format=torch.channels_last)  # what gander's convolutions take; gather loses it
 
 
 def horizontal_flip(images: Shaped[Tensor, "b c h w"], coin: Bool[Tensor, " b"]) -> Shaped[Tensor, "b c h w"]:

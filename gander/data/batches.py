@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from gander import distributed, draws
+from gander.distributed import send
 from gander.errors import UserError
 
 Batch = list[tuple[Tensor, Tensor]]  # this process's micro-batches of one global batch: images in [-1, 1], labels
@@ -37,7 +38,7 @@ class Batches:
         self.batch, self.seed, self.per_step, self.accumulate = batch, seed, per_step, accumulate
         self.device = torch.device(device)
         self.per_epoch = len(images) // batch
-        self.images, self.labels = images, torch.from_numpy(np.ascontiguousarray(labels))
+        self.images, self.labels = images, torch.from_numpy(np.array(labels)).to(self.device)
         self.on_device = _to_device(images, self.device)
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
@@ -56,14 +57,15 @@ class Batches:
         return self._order[place * self.batch : (place + 1) * self.batch]
 
     def _fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        at = send(indices, self.device)
         if self.on_device is not None:
-            images = self.on_device[indices.to(self.device)]
+            images = self.on_device[at]
         else:
             order = indices.numpy().argsort()  # a memory map is read fastest in its own order
             images = torch.from_numpy(self.images[indices.numpy()[order]])[torch.from_numpy(order.argsort())]
-            images = images.to(self.device, non_blocking=True)
+            images = send(images, self.device)
         # (n, h, w, c) seen as (n, c, h, w) is channels_last already
-        return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1), self.labels[indices].to(self.device)
+        return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1), self.labels[at]
 
 
 def _to_device(images: np.ndarray, device: torch.device) -> Tensor | None:
@@ -79,4 +81,9 @@ def _to_device(images: np.ndarray, device: torch.device) -> Tensor | None:
         free = 4 << 30  # nobody tells what is free there
     if device.type != "cpu" and images.nbytes > DEVICE_SHARE * free:
         return None
-    return torch.from_numpy(images if images.flags.writeable else images.copy()).to(device)
+    if device.type == "cpu" and images.flags.writeable:
+        return torch.from_numpy(images)
+    there = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(images), 4096):  # in parts: a whole copy in between might not fit
+        there[start : start + 4096].copy_(torch.from_numpy(images[start : start + 4096].copy()))
+    return there

@@ -53,7 +53,7 @@ class _Standardise(nn.Module):
         var, mean = torch.var_mean(values, [d for d in range(x.ndim) if d != 1], correction=0)
         # Every process writes a row of zeros for each of the others, so that the sum is a gather: means and variances are put
         # together without the cancellation of sums of squares, in one message, and to the same bit everywhere.
-        row = torch.cat([mean, var, mean.new_tensor([x.numel() // x.shape[1]])])
+        row = torch.cat([mean, var, mean.new_full((1,), x.numel() // x.shape[1])])
         others = torch.arange(processes(), device=x.device) != rank()
         table = all_reduce(torch.where(others[:, None], 0, row))
         means, variances, counts = table.split([self.channels, self.channels, 1], dim=1)

@@ -45,7 +45,7 @@ class Generator(nn.Module):
     ):
         super().__init__()
         self.resolution, self.latent_dim = resolution, latent_dim
-        at = attention_sides(attention_at, resolution)
+        at = attention_sides(attention_at, resolution, attention, sides(resolution)[:-1])
         layers: list[nn.Module] = []
         before = latent_dim
         for side in sides(resolution)[:-1]:
@@ -80,7 +80,7 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.resolution = resolution
-        at = attention_sides(attention_at, resolution)
+        at = attention_sides(attention_at, resolution, attention, sides(resolution)[:-1])
         layers: list[nn.Module] = []
         before = channels
         for side in sides(resolution)[-2::-1]:

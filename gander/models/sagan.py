@@ -79,7 +79,7 @@ class Generator(nn.Module):
     ):
         super().__init__()
         self.resolution, self.latent_dim, self.num_classes = resolution, latent_dim, num_classes
-        at = attention_sides(attention_at, resolution)
+        at = attention_sides(attention_at, resolution, attention, sides(resolution))
         before = _width(4, resolution, width)
         self.linear = nn.Linear(latent_dim, before * 16)
         self.blocks = nn.ModuleList()
@@ -140,7 +140,7 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.resolution, self.num_classes = resolution, num_classes
-        at = attention_sides(attention_at, resolution)
+        at = attention_sides(attention_at, resolution, attention, sides(resolution))
         layers: list[nn.Module] = []
         before = channels
         for side in sides(resolution)[-2::-1]:

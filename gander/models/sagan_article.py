@@ -51,7 +51,7 @@ class Generator(nn.Module):
     ):
         super().__init__()
         self.resolution, self.latent_dim = resolution, latent_dim
-        at = attention_sides(attention_at, resolution)
+        at = attention_sides(attention_at, resolution, attention, sides(resolution))
         before = _width(4, width)
         layers: list[nn.Module] = [nn.Linear(latent_dim, before * 16), nn.Unflatten(1, (before, 4, 4)), nn.ReLU()]
         layers += attend_at(4, at, attention, before)
@@ -88,7 +88,7 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.resolution = resolution
-        at = attention_sides(attention_at, resolution)
+        at = attention_sides(attention_at, resolution, attention, sides(resolution))
         layers: list[nn.Module] = []
         before = channels
         for side in sides(resolution)[-2::-1]:

@@ -18,14 +18,15 @@ def sides(resolution: int) -> list[int]:
     return [4 << k for k in range(resolution.bit_length() - 2)]
 
 
-def attention_sides(at: Sequence[int] | None, resolution: int) -> tuple[int, ...]:
+def attention_sides(at: Sequence[int] | None, resolution: int, attention: str, known: Sequence[int]) -> tuple[int, ...]:
     """Where attention goes: as asked, else at min(32, resolution / 2) in both networks.
 
-    UserError for a side that neither network has: the generators have 4 or 8 to the resolution, the discriminators 4 to half of it.
+    `known` are the sides that one of the two networks has: UserError for another, and where there is no attention to place.
     """
     if at is None:
         return (min(32, resolution // 2),)
-    known = sides(resolution)
+    if attention == "none":
+        raise UserError(f"attention at {', '.join(map(str, at))}, but attention is none; say which, as in --attention self")
     for side in at:
         if side not in known:
             raise UserError(f"attention at {side}, but a network of resolution {resolution} has no such feature map; "

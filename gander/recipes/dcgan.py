@@ -8,7 +8,7 @@ from gander.losses import LOSSES
 from gander.models.dcgan import Discriminator, Generator
 from gander.optimizers import adam
 from gander.penalties import PENALTIES
-from gander.recipes.experiment import Experiment, Facts
+from gander.recipes.experiment import Experiment, Facts, notes
 from gander.train.gan import Gan
 
 
@@ -81,11 +81,4 @@ def recipe(
         augment=Augment(augment) if augment != "none" else None,
         flip=flip,
     )
-    notes = []
-    if facts.num_classes:
-        notes.append(f"the labels ({facts.num_classes} classes) are not used: dcgan is unconditional; sagan_official uses them")
-    if augment == "none" and facts.num_images < 10_000:
-        notes.append(
-            f"{facts.num_images:,} images are few; --augment color,translation,cutout keeps them from being learned by heart"
-        )
-    return Experiment(learner, batch, steps, resolution, notes)
+    return Experiment(learner, batch, steps, resolution, notes(facts, augment, "dcgan"))

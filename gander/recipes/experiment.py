@@ -30,3 +30,17 @@ class Experiment:
     @property
     def networks(self) -> dict[str, nn.Module]:
         return self.learner.networks
+
+
+def notes(facts: Facts, augment: str, unconditional: str = "") -> list[str]:
+    """What is worth saying of this data: labels that `unconditional`, a recipe's name, does not use; images that are few."""
+    said = []
+    if unconditional and facts.num_classes:
+        said.append(
+            f"the labels ({facts.num_classes} classes) are not used: {unconditional} is unconditional; sagan_official uses them"
+        )
+    if augment == "none" and facts.num_images < 10_000:
+        said.append(
+            f"{facts.num_images:,} images are few; --augment color,translation,cutout keeps them from being learned by heart"
+        )
+    return said

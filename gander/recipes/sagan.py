@@ -13,7 +13,7 @@ from gander.losses import LOSSES
 from gander.models.sagan_article import Discriminator, Generator
 from gander.optimizers import adam
 from gander.penalties import PENALTIES
-from gander.recipes.experiment import Experiment, Facts
+from gander.recipes.experiment import Experiment, Facts, notes
 from gander.train.gan import Gan
 
 
@@ -96,11 +96,4 @@ def recipe(
         flip=flip,
         dequantize=dequantize,
     )
-    notes = []
-    if facts.num_classes:
-        notes.append(f"the labels ({facts.num_classes} classes) are not used: sagan is unconditional; sagan_official uses them")
-    if augment == "none" and facts.num_images < 10_000:
-        notes.append(
-            f"{facts.num_images:,} images are few; --augment color,translation,cutout keeps them from being learned by heart"
-        )
-    return Experiment(learner, batch, steps, resolution, notes)
+    return Experiment(learner, batch, steps, resolution, notes(facts, augment, "sagan"))

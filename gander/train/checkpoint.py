@@ -130,6 +130,13 @@ def damage(path: Path) -> str | None:
     return None
 
 
+def put_aside(folder: Path, after: Path) -> None:
+    """Rename the damaged checkpoints newer than the one that was taken: they would count as the last two otherwise."""
+    for step in saved(folder):
+        if step > int(after.name):
+            os.replace(folder / f"{step:08d}", folder / f"{step:08d}.damaged")
+
+
 def load_network(file: Path, network: nn.Module) -> None:
     """Copy the weights in `file` into `network`. UserError where the file or a name or shape in it does not fit."""
     try:

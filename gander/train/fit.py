@@ -1,7 +1,6 @@
 """One loop for every learner: log, save, sample, watch, resume, stop. It knows no game.
 
-A learner is anything with `step(step, batches, draws) -> dict of tensors`, `networks`, `state_dict`, `load_state_dict`;
-`details()` (more for the log) and `samples(seed)` (images to look at) where it has them.
+A learner is anything that `Learner` describes.
 """
 
 import math
@@ -52,6 +51,8 @@ def resume(learner: Learner, run: Run) -> int:
     path, complaints = checkpoint.find(run.checkpoints)
     for complaint in complaints:
         tqdm.write(f"{complaint}; the one before it is taken", file=sys.stderr)
+    if distributed.rank() == 0:
+        checkpoint.put_aside(run.checkpoints, after=path)
     for name, network in learner.networks.items():
         checkpoint.load_network(path / f"{name}.safetensors", network)
     state = checkpoint.load_state(path)
@@ -126,7 +127,7 @@ class Journal:
         self.chief = distributed.rank() == 0
         self.plain = not sys.stderr.isatty()
         self.bar = tqdm(total=steps, initial=start, unit="step", disable=self.plain or not self.chief, dynamic_ncols=True)
-        self.writer = _summary_writer(run) if tensorboard and self.chief else None
+        self.writer = _summary_writer(run, start) if tensorboard and self.chief else None
         self.since, self.clock = start, time.perf_counter()
 
     def __enter__(self) -> "Journal":
@@ -205,13 +206,13 @@ def _finite(step: int, values: Mapping[str, Tensor | float]) -> dict[str, float]
 def _not_finite(step: int, what: str, value: float) -> str:
     return (
         f"step {step}: the {what} is {value}, so the run was stopped and nothing of it reached a checkpoint; "
-        "take lower learning rates or --precision fp32 and another --run, or say the same again to try from the last checkpoint"
+        "the same again would end there too: take lower rates or --precision fp32 and --run NEW (--init RUN keeps its weights)"
     )
 
 
-def _summary_writer(run: Run) -> Any:
+def _summary_writer(run: Run, start: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise missing_extra("tensorboard", "tensorboard", "--tensorboard") from None
-    return SummaryWriter(str(run.folder / "tensorboard"))
+    return SummaryWriter(str(run.folder / "tensorboard"), purge_step=start + 1)

@@ -129,7 +129,9 @@ class Gan:
         reals = self._reals(batch, draw, "generator") if self.loss.paired else None
         real_looks, fake_looks = (self._looks(batch, draw, f"{kind} generator") for kind in ("real", "fake"))
         sums: dict[str, Tensor] = {}
-        self.discriminator.requires_grad_(False)
+        learning = [p for p in self.discriminator.parameters() if p.requires_grad]  # not what a user has frozen
+        for parameter in learning:
+            parameter.requires_grad_(False)
         try:
             for m, (_, real_labels) in enumerate(batch):
                 with self.precision.autocast():
@@ -145,7 +147,8 @@ class Gan:
                 self.precision.backward("generator", loss / self.accumulate)
                 _add(sums, {"generator_loss": loss}, 1 / self.accumulate)
         finally:
-            self.discriminator.requires_grad_(True)
+            for parameter in learning:
+                parameter.requires_grad_(True)
         return sums
 
     def _judge(self, real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +171,7 @@ class Gan:
     def _cut(self, drawn: Tensor) -> list[Tensor]:
         if drawn.is_floating_point():
             drawn = drawn.to(next(self.generator.parameters()).dtype)
-        return [share.to(self.precision.device, non_blocking=True) for share in distributed.shares(drawn, self.accumulate)]
+        return [distributed.send(share, self.precision.device) for share in distributed.shares(drawn, self.accumulate)]
 
     def _latents(self, batch: Batch, draw: draws.Draws, role: str) -> tuple[list[Tensor], list[Tensor]]:
         n, generator = self._size(batch), self.generator
@@ -182,8 +185,8 @@ class Gan:
             coins = self._cut(torch.rand(self._size(batch), generator=draw(f"flip {name}")))
             images = [horizontal_flip(x, coin < 0.5) for x, coin in zip(images, coins, strict=True)]
         if self.dequantize:
-            noise = torch.rand(self._size(batch), *images[0].shape[1:], generator=draw(f"dequantize {name}"))
-            images = [x + share / 128 for x, share in zip(images, self._cut(noise), strict=True)]
+            keys = self._cut(torch.randint(1 << 62, (self._size(batch),), generator=draw(f"dequantize {name}")))
+            images = [x + draws.noise(key, x.shape[1:]).to(x.dtype) / 128 for x, key in zip(images, keys, strict=True)]
         return images
 
     def _looks(self, batch: Batch, draw: draws.Draws, name: str) -> Callable[[Tensor, int], Tensor]:
@@ -196,6 +199,7 @@ class Gan:
 
     def details(self) -> dict[str, Tensor]:
         """What is worth a line in the log beside the losses: γ of each attention layer, σ of each normalised weight."""
+        self.precision.check()
         found: dict[str, Tensor] = {}
         for name, network in (("generator", self.generator), ("discriminator", self.discriminator)):
             for layer, parameter in network.named_parameters():

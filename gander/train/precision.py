@@ -54,6 +54,14 @@ class Precision:
         # an overflow is the scaler's business: the step was not taken, the scale will fall
         return torch.nan_to_num(norm, nan=0.0, posinf=0.0) if self.name == "fp16" else norm
 
+    def check(self) -> None:
+        """UserError where no scale keeps fp16's gradients finite. Asks the device, so not for every step."""
+        for player, scaler in self.scalers.items():
+            if scaler.is_enabled() and scaler.get_scale() < 1:
+                raise UserError(
+                    f"the {player}'s gradient is not finite in fp16 at any scale; take --precision bf16 or fp32 and another --run"
+                )
+
     def state_dict(self) -> dict[str, Any]:
         return {player: scaler.state_dict() for player, scaler in self.scalers.items()}
 

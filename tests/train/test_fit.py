@@ -115,6 +115,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     assert "is damaged (generator.safetensors is not what was written); the one before it is taken" in capsys.readouterr().err
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(again)[name]), name
+    assert checkpoint.saved(run.checkpoints) == [5, 10]
+    assert (run.checkpoints / "00000010.damaged").is_dir()  # kept, but no more counted among the last two
 
 
 class Breaking:

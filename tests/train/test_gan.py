@@ -5,6 +5,7 @@ import torch
 from games import GAMES, make, weights
 
 from gander import draws
+from gander.errors import UserError
 from gander.layers.spectral_norm import refresh
 from gander.train.ema import EMA, ready
 from gander.train.gan import latents_of, sample
@@ -200,3 +201,33 @@ def test_standing_statistics_are_those_of_the_stated_batches():
     mean = next(m for m in standing.modules() if hasattr(m, "running_mean")).running_mean
     torch.testing.assert_close(mean, torch.stack(seen).mean(0), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(mean, next(m for m in generator.modules() if hasattr(m, "running_mean")).running_mean)
+
+
+def test_samples_do_not_hang_on_running_statistics():
+    """With the small momentum of the official recipe they are for thousands of steps mostly of no network at all."""
+    learner, batches = make("official conditional")
+    take(learner, batches, 2)
+    before = learner.samples(0, 6)
+    for norm in learner.ema.network.modules():
+        if hasattr(norm, "running_mean"):
+            norm.running_mean.fill_(7.0)
+    assert torch.equal(learner.samples(0, 6), before)
+
+
+def test_what_a_user_has_frozen_stays_frozen():
+    learner, batches = make("article")
+    first = next(learner.discriminator.parameters()).requires_grad_(False)
+    before = first.clone()
+    take(learner, batches, 2)
+    assert not first.requires_grad
+    assert torch.equal(first, before)
+    assert sum(p.requires_grad for p in learner.discriminator.parameters()) > 3
+
+
+def test_fp16_that_no_scale_can_save_is_said():
+    learner, batches = make("article", precision="fp16")
+    learner.details()
+    for scaler in learner.precision.scalers.values():
+        scaler.update(0.5)
+    with pytest.raises(UserError, match="not finite in fp16 at any scale"):
+        learner.details()
