@@ -225,9 +225,9 @@ def test_what_a_user_has_frozen_stays_frozen():
 
 
 def test_fp16_that_no_scale_can_save_is_said():
-    learner, batches = make("article", precision="fp16")
+    learner, _ = make("article", precision="fp16")
     learner.details()
     for scaler in learner.precision.scalers.values():
-        scaler.update(0.5)
+        scaler.load_state_dict({**scaler.state_dict(), "scale": 0.5})
     with pytest.raises(UserError, match="not finite in fp16 at any scale"):
         learner.details()
