@@ -27,7 +27,7 @@ def train(
     workers: int | None = None,
     log_every: int = 50,
     save_every: int = 500,
-    sample_every: int = 500,
+    sample_every: int = 250,
     score_every: int = 0,
     keep_every: int = 0,
     init: str | None = None,

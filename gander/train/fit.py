@@ -74,7 +74,7 @@ def fit(
     seed: int = 0,
     log_every: int = 50,
     save_every: int = 1000,
-    sample_every: int = 500,
+    sample_every: int = 250,
     keep_every: int = 0,
     watchers: Sequence[Watcher] = (),
     tensorboard: bool = False,
