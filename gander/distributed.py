@@ -1,6 +1,6 @@
 """A few functions over torch.distributed. One process is the common case and costs nothing.
 
-Start several with `torchrun --standalone --nproc-per-node N -m gander train ...`.
+Start several with `torchrun --standalone --nproc-per-node N -m gander -- train ...`.
 """
 
 import contextlib

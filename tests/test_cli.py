@@ -337,6 +337,29 @@ def test_a_stopped_training_saves_says_how_to_go_on_and_exits_by_its_signal(numb
     assert "Traceback" not in err
 
 
+def test_torchrun_trains_the_same_run(say, photos):
+    """Two processes, one folder: the first writes, and both compute what one process would."""
+    from safetensors.torch import load_file
+
+    words = ["train", "sagan_official", "--data", "photos", *TINY, "--run", "two"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gander", "--"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run([*launcher, *words], cwd=photos.parent, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("two is finished") == 1
+    assert say("train sagan_official --data photos --run one", *TINY)[0] == 0
+    one, two = (photos.parent / run / "checkpoints" / "00000004" / "generator.safetensors" for run in ("one", "two"))
+    for name, tensor in load_file(one).items():
+        assert abs(load_file(two)[name] - tensor).max() < 1e-3, name
+    assert [json.loads(line)["step"] for line in (photos.parent / "two" / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+    done = subprocess.run(
+        [*launcher, *words, "--width", "8"], cwd=photos.parent, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode != 0
+    assert "width was 4, now 8" in done.stderr
+
+
 def loaded_by(*words):
     """The modules that are loaded once these words have run."""
     code = f"import sys; from gander import cli; cli.main({list(words)!r}); print('\\n'.join(sys.modules))"
