@@ -23,17 +23,17 @@ from scipy import stats
 
 ARMS = ("full", "residual")
 RECIPES = {"twins": "sagan", "count": "sagan_official"}  # count needs labels
-KNOBS = "--batch 64 --generator-lr 5e-4 --discriminator-lr 5e-4 --betas 0.0 0.99 --ema 0.99"
+RATES = "--batch 64 --generator-lr 5e-4 --discriminator-lr 5e-4 --betas 0.0 0.99 --ema 0.99"
 
 
-def train(probe: str, side: int, width: int, steps: int, attention_at: int, arm: str, seed: int, folder: Path) -> dict:
+def train(probe: str, side: int, width: int, steps: int, attention_at: int, knobs: str, arm: str, seed: int, folder: Path) -> dict:
     recipe = RECIPES[probe]
     run = folder / f"{probe}{side}-{arm}-{seed}"
     words = (
         f"train {recipe} --data probe:{probe} --resolution {side} --attention {arm} --attention-at {attention_at} --steps {steps}"
     )
     cadence = f"--log-every {steps} --save-every {steps} --sample-every {steps} --score-every {steps // 4} --device cpu"
-    command = [sys.executable, "-m", "gander", *f"{words} --width {width} {KNOBS} {cadence} --seed {seed} --run {run}".split()]
+    command = [sys.executable, "-m", "gander", *f"{words} --width {width} {knobs} {cadence} --seed {seed} --run {run}".split()]
     started = time.time()
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] if (run / "log.jsonl").exists() else []
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=16)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--knobs", default=RATES, help="further knobs of both arms, in one word")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--attention-at", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
@@ -61,7 +62,7 @@ def main() -> None:
     recipe = RECIPES[wanted.probe]
     jobs = [(arm, seed) for seed in range(wanted.seeds) for arm in ARMS]
     with ThreadPoolExecutor(wanted.jobs) as pool:
-        common = (wanted.probe, wanted.side, wanted.width, wanted.steps, wanted.attention_at)
+        common = (wanted.probe, wanted.side, wanted.width, wanted.steps, wanted.attention_at, wanted.knobs)
         runs = list(pool.map(lambda job: train(*common, *job, wanted.folder), jobs))
 
     def final(arm: str, name: str) -> list[float]:
@@ -81,7 +82,7 @@ def main() -> None:
         cells = [[curve.get(step, {}).get(headline(wanted.probe), 0.0) for curve in curves] for step in marks]
         rows.append(f"| {arm} | " + " | ".join(f"{statistics.mean(c):.2f} ± {statistics.stdev(c):.2f}" for c in cells) + " |")
     failed = ", ".join(f"{arm} {sum(bool(run['failed']) for run in runs if run['arm'] == arm)}" for arm in ARMS)
-    command = f"gander train {recipe} --width {wanted.width} {KNOBS} --steps {wanted.steps}"
+    command = f"gander train {recipe} --width {wanted.width} {wanted.knobs} --steps {wanted.steps}"
     place = f"{wanted.side}×{wanted.side}, attention at {wanted.attention_at}×{wanted.attention_at}"
     title = (
         f"`probe:{wanted.probe}` at {place}: `{command}`. "
@@ -93,7 +94,7 @@ def main() -> None:
         "width": wanted.width,
         "steps": wanted.steps,
         "recipe": recipe,
-        "knobs": KNOBS,
+        "knobs": wanted.knobs,
     }
     keep(f"probes-{wanted.probe}-{wanted.side}", {**settings, "runs": runs}, "\n".join([title, "", *rows]))
 
