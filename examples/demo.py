@@ -63,7 +63,7 @@ def main() -> int:
         words = [sys.executable, "-m", "gander", *command(attention)]
         arms[attention] = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
     print("share of samples that are two valid discs of one colour and one size:\n")
-    print(f"{'step':>6}  {ARMS['self']:>28}  {ARMS['residual']:>28}")
+    print(f"{'step':>6}  {ARMS['full']:>28}  {ARMS['residual']:>28}")
     told: set[int] = set()
     try:
         while True:

@@ -360,6 +360,23 @@ def test_torchrun_trains_the_same_run(say, photos):
     assert "width was 4, now 8" in done.stderr
 
 
+def test_the_demo_from_end_to_end(tmp_path):
+    """Four steps of each arm; `make demo` takes 1,500."""
+    from pathlib import Path
+
+    demo = Path(__file__).parent.parent / "examples" / "demo.py"
+    environment = {**os.environ, "DEMO_STEPS": "4"}
+    for _ in range(2):  # the second time both arms are finished, and are shown again
+        done = subprocess.run(
+            [sys.executable, str(demo)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"\n +4 +\d+% +\d+%\n", done.stdout)
+        assert "Look at both: runs/demo/demo.png" in done.stdout
+    with Image.open(tmp_path / "runs" / "demo" / "demo.png") as picture:
+        assert picture.width > 2 * picture.height * 0.9
+
+
 def loaded_by(*words):
     """The modules that are loaded once these words have run."""
     code = f"import sys; from gander import cli; cli.main({list(words)!r}); print('\\n'.join(sys.modules))"
