@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 ARMS = {"full": "with self-attention", "residual": "without (a residual block)"}
-STEPS = int(os.environ.get("DEMO_STEPS", "1500"))
+STEPS = int(os.environ.get("DEMO_STEPS", "1250"))
 SEED = 0
 FOLDER = Path("runs/demo")
 

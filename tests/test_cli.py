@@ -361,7 +361,7 @@ def test_torchrun_trains_the_same_run(say, photos):
 
 
 def test_the_demo_from_end_to_end(tmp_path):
-    """Four steps of each arm; `make demo` takes 1,500."""
+    """Four steps of each arm; `make demo` takes 1,250."""
     from pathlib import Path
 
     demo = Path(__file__).parent.parent / "examples" / "demo.py"
