@@ -15,7 +15,7 @@ from gander.probes import PROBES
 from gander.run import Run
 from gander.train import checkpoint
 from gander.train.ema import ready
-from gander.train.gan import STANDING, latents_of, sample, standing_inputs
+from gander.train.samples import STANDING, images_of, latents_of, sample, standing_inputs
 
 
 def load_generator(
@@ -56,7 +56,6 @@ def numbered(label: str | None, classes: Sequence[str], num_classes: int) -> int
     raise unknown("class", label, [*classes] or [f"0 to {num_classes - 1}"])
 
 
-@torch.no_grad()
 def draw_images(
     generator: Any,
     seed: int,
@@ -84,9 +83,7 @@ def draw_images(
     ends, labels = latents_of(generator, seed, range(count), label=label, truncation=truncation)
     path = [great_circle(a, b, t / interpolate) for a, b in pairwise([*ends, ends[0]]) for t in range(interpolate)]
     latents = torch.stack(path)
-    labels = labels[0].expand(len(latents))
-    parts = zip(latents.split(64), labels.split(64), strict=True)
-    return torch.cat([generator(z.to(device), y.to(device)).float().cpu() for z, y in parts])
+    return images_of(generator, latents, labels[0].expand(len(latents)), device=device)
 
 
 def great_circle(a: Tensor, b: Tensor, t: float) -> Tensor:
@@ -127,8 +124,8 @@ def grader(data: str, every: int, seed: int, channels: int = 3) -> tuple[int, Ca
 
     def grade(learner: Any, step: int) -> dict[str, float]:
         generator = learner.sampler()
-        _, labels = latents_of(generator, seed, range(1000))
-        images = sample(generator, seed, range(1000), device=learner.precision.device)
+        latents, labels = latents_of(generator, seed, range(1000))
+        images = images_of(generator, latents, labels, device=learner.precision.device)
         grades = probe.grade(images, labels if generator.num_classes else None)
         return {f"{probe.name}/{name}": value for name, value in grades.items()}
 

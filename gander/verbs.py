@@ -91,7 +91,7 @@ def sample(
 
     from gander import distributed
     from gander.sampling import draw_images, kind_of, load_generator, numbered, write
-    from gander.train.gan import columns_of
+    from gander.train.samples import columns_of
 
     the_run = Run.open(run)
     where = distributed.device(device)

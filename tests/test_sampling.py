@@ -15,7 +15,7 @@ from gander.errors import UserError
 from gander.recipes.experiment import Facts
 from gander.run import Run
 from gander.train import checkpoint
-from gander.train.gan import latents_of, sample
+from gander.train.samples import latents_of, sample
 
 
 class Toy(torch.nn.Module):

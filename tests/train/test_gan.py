@@ -8,7 +8,7 @@ from gander import draws
 from gander.errors import UserError
 from gander.layers.spectral_norm import refresh
 from gander.train.ema import EMA, ready
-from gander.train.gan import latents_of, sample
+from gander.train.samples import latents_of, sample
 
 every_game = pytest.mark.parametrize("game", GAMES)
 
