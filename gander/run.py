@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 
 
 class Run:
-    """A run folder that exists. `Run.open` reads one, `Run.start` makes one or goes on with it."""
+    """A run folder that exists. `Run.open` reads one; under `Run.hold`, `Run.start` makes one or goes on with it."""
 
     def __init__(self, folder: Path, described: dict[str, Any]):
         self.folder, self.described = folder, described
@@ -62,11 +62,7 @@ class Run:
         UserError with the differences and a free name where the folder holds another run, or something else.
         """
         if not (folder / "run.json").exists():
-            if folder.exists() and not folder.is_dir():
-                raise UserError(f"{folder} is a file; name a folder for the run with --run")
-            foreign = [f.name for f in folder.iterdir() if f.name != "lock" and f.name[0] != "."] if folder.is_dir() else []
-            if foreign:
-                raise UserError(f"{folder} is a folder of something else (it holds {foreign[0]!r}); take --run {free_name(folder)}")
+            _refuse_foreign(folder)
             write_json(folder / "run.json", described)
             return cls(folder, described), False
         run = cls.open(folder)
@@ -101,9 +97,13 @@ class Run:
             self.described["knobs"]["steps"] = steps
             write_json(self.folder / "run.json", self.described)
 
-    def lock(self) -> AbstractContextManager[None]:
-        """One writer at a time; the lock dies with its process."""
-        return lock(self.folder / "lock", f"{self.folder} is being written by another process; wait for it, or take --run NEW")
+    @staticmethod
+    def hold(folder: Path) -> AbstractContextManager[None]:
+        """The right to write in `folder`, which need not exist yet: one process at a time, and it dies with its process."""
+        _refuse_foreign(folder)
+        return lock(
+            folder / "lock", f"{folder} is being written by another process; wait for it, or take --run {free_name(folder)}"
+        )
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append one line: whole, or (after a power cut) ignored."""
@@ -164,6 +164,17 @@ def free_name(folder: Path) -> Path:
     while (free := folder.with_name(f"{folder.name}-{number}")).exists():
         number += 1
     return free
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """UserError where `folder` is neither a run nor free to become one."""
+    if (folder / "run.json").exists():
+        return
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder for the run with --run")
+    foreign = [f.name for f in folder.iterdir() if f.name != "lock" and f.name[0] != "."] if folder.is_dir() else []
+    if foreign:
+        raise UserError(f"{folder} is a folder of something else (it holds {foreign[0]!r}); take --run {free_name(folder)}")
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -123,8 +123,8 @@ def train(
         def folder_of_the_run() -> tuple[Run, bool]:
             if not chief:
                 return Run.open(folder), True
+            held.enter_context(Run.hold(folder))  # before the first file: of two first starts one is refused
             the_run, there = Run.start(folder, described, growing=trial.growing)
-            held.enter_context(the_run.lock())
             the_run.grow(trial.steps)
             return the_run, there
 

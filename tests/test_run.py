@@ -441,10 +441,11 @@ def test_a_failed_truncation_leaves_the_log(tmp_path, monkeypatch):
 
 HOLD = """
 import sys
+from pathlib import Path
 from gander.errors import UserError
 from gander.run import Run
 try:
-    with Run.open(sys.argv[1]).lock():
+    with Run.hold(Path(sys.argv[1])):
         print("mine", flush=True)
         sys.stdin.read()
 except UserError as error:
@@ -458,28 +459,48 @@ def other_process(folder):
 
 def test_a_second_writer_is_refused_by_name_in_both_directions_and_the_lock_dies_with_its_process(tmp_path):
     run = started(tmp_path / "a")
-    words = f"{run.folder} is being written by another process; wait for it, or take --run NEW"
-    with run.lock():
+    words = f"{run.folder} is being written by another process; wait for it, or take --run {run.folder}-2"
+    with Run.hold(run.folder):
         other = other_process(run.folder)
         assert other.communicate()[0] == words + "\n"
     with other_process(run.folder) as other:
         assert other.stdout.readline() == "mine\n"
-        with pytest.raises(UserError) as error, run.lock():
+        with pytest.raises(UserError) as error, Run.hold(run.folder):
             pass
         assert str(error.value) == words
         other.kill()
-    with run.lock():
+    with Run.hold(run.folder):
         pass
 
 
 def test_a_lock_is_of_one_run(tmp_path):
-    with started(tmp_path / "a").lock(), started(tmp_path / "b").lock():
+    with Run.hold(started(tmp_path / "a").folder), Run.hold(started(tmp_path / "b").folder):
         pass
+
+
+def test_a_folder_is_held_before_its_first_file(tmp_path):
+    """Two first starts at once: one is refused, and writes nothing."""
+    with Run.hold(tmp_path / "a"):
+        with pytest.raises(UserError, match="being written by another process"), Run.hold(tmp_path / "a"):
+            pass
+        assert [file.name for file in (tmp_path / "a").iterdir()] == ["lock"]
+        run, resumed = Run.start(tmp_path / "a", DESCRIBED)
+    assert not resumed
+    with Run.hold(run.folder):
+        assert Run.start(run.folder, DESCRIBED)[1]
+
+
+def test_a_folder_of_something_else_is_not_held(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.doc").write_text("")
+    with pytest.raises(UserError, match="folder of something else"), Run.hold(tmp_path / "a"):
+        pass
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["thesis.doc"]
 
 
 def test_readers_need_no_lock(tmp_path):
     run = started(tmp_path)
-    with run.lock():
+    with Run.hold(run.folder):
         run.log({"step": 1})
         assert list(Run.open(tmp_path).logged()) == [{"step": 1}]
 
@@ -514,7 +535,7 @@ def test_a_locked_run_is_not_given_more_steps(train):
     train()
     run = Run.open("a")
     before = {f: f.read_bytes() for f in run.folder.rglob("*") if f.is_file() and f.name != "lock"}
-    with run.lock(), pytest.raises(UserError, match="a is being written by another process"):
+    with Run.hold(run.folder), pytest.raises(UserError, match="a is being written by another process"):
         train(steps=4)
     assert {f: f.read_bytes() for f in run.folder.rglob("*") if f.is_file() and f.name != "lock"} == before
 

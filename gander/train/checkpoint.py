@@ -8,6 +8,8 @@ temporary folder, flushed to the disk and renamed, so that a kill at any moment 
 import os
 import pickle
 import shutil
+import sys
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,45 @@ from torch import Tensor, nn
 from gander.errors import UserError
 from gander.files import read_json, sha256, sync_folder, write_json
 
+WITHIN = 30.0  # seconds that a save may take: what a cluster leaves a job between its signal and its end
 
-def save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Mapping[str, Any]) -> Path:
-    """Write `folder/<step>` and return it. Nothing of an earlier checkpoint is touched. UserError where the disk is full."""
+
+class GivenUp(UserError):
+    """A save that took too long."""
+
+
+def save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Mapping[str, Any], within: float = WITHIN) -> Path:
+    """Write `folder/<step>` and return it. Nothing of an earlier checkpoint is touched.
+
+    UserError where the disk is full; GivenUp, a kind of it, where the disk takes longer than `within` seconds.
+    """
+    given_up = threading.Event()
+    done: list[Path | BaseException] = []
+
+    def write() -> None:
+        try:
+            done.append(_save(folder, step, networks, state, given_up))
+        except BaseException as error:
+            done.append(error)
+
+    # a thread, since a disk that hangs does not come back to be asked the time
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        writer.join(within)
+    finally:
+        given_up.set()  # also by a second Ctrl-C: what is half written then stays without its name
+    if not done:
+        raise GivenUp(
+            f"the save of step {step} into {folder} took longer than {within:g} s and was given up; the checkpoints before are "
+            "whole: look after that disk"
+        )
+    if isinstance(done[0], BaseException):
+        raise done[0]
+    return done[0]
+
+
+def _save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Mapping[str, Any], given_up: threading.Event) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".*.tmp"):  # by a kill; there is one writer
         shutil.rmtree(left, ignore_errors=True)
@@ -31,7 +69,7 @@ def save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Mapp
     temporary.mkdir()
     try:
         for name, network in networks.items():
-            _write_network(temporary / f"{name}.safetensors", network, {"network": name, "step": str(step)})
+            _write_network(temporary / f"{name}.safetensors", network, {"gander": f"{name} of step {step}"})
         _write_state(temporary / "state.pt", _plain(state))
         hashes = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
         write_json(temporary / "manifest.json", {"step": step, "sha256": hashes})
@@ -39,6 +77,8 @@ def save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Mapp
             with file.open("rb+") as handle:
                 os.fsync(handle.fileno())
         sync_folder(temporary)
+        if given_up.is_set():
+            raise InterruptedError(f"the save of step {step} was given up")
         if final.exists():  # the same step again, after a resume: equal to the last bit, or damaged
             os.replace(final, aside)
         try:
@@ -211,15 +251,20 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _plain(value: Any) -> Any:
-    """Tensors on the CPU, in plain dicts, lists and numbers: all that `weights_only=True` will read."""
+    """Tensors on the CPU, in plain dicts, lists and numbers: all that `weights_only=True` will read.
+
+    Equal words are made one object, since pickle writes them once then: equal states give equal files, and equal hashes.
+    """
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, Mapping):
         if strange := [key for key in value if type(key) not in (str, int)]:
             raise TypeError(f"a {type(strange[0]).__name__} cannot go into a checkpoint as a key; make it a word or a plain number")
-        return {key: _plain(item) for key, item in value.items()}
+        return {sys.intern(key) if type(key) is str else key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_plain(item) for item in value)
-    if value is None or type(value) in (bool, int, float, str):
+    if type(value) is str:
+        return sys.intern(value)
+    if value is None or type(value) in (bool, int, float):
         return value
     raise TypeError(f"a {type(value).__name__} cannot go into a checkpoint; make it a tensor or a plain number")

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -90,11 +91,12 @@ def fit(
     journal = Journal(run, steps, batch * learner.draws_per_step, done, tensorboard)
     watchers = [(every, watch) for every, watch in watchers if every]
     recent: list[tuple[int, dict[str, Tensor]]] = []
-    stop = 0
+    stop, late = 0, None
     with heard() as asked, journal:
         if done == 0 and sample_every:
             journal.samples(learner, 0, seed)
         while done < steps and not stop:
+            distributed.at(done + 1)
             torch.manual_seed(draws.key_seed("layers", seed, done))  # for what layers draw themselves, as dropout does
             recent.append((done + 1, learner.step(done, batches(done), draws.at_step(seed, done))))
             done += 1
@@ -111,12 +113,24 @@ def fit(
                     journal.watched(done, _finite(done, watch(learner, done)))
             if sample_every and (done % sample_every == 0 or last):
                 journal.samples(learner, done, seed)
-            if saving and distributed.rank() == 0:
-                checkpoint.save(run.checkpoints, done, learner.networks, {"step": done, "learner": learner.state_dict()})
-                checkpoint.prune(run.checkpoints, keep_every)
-            distributed.barrier() if saving else None
+            if saving:
+                must = bool(last or stop or late)
+                late = distributed.by_chief(lambda: not _saved(run.checkpoints, done, learner, keep_every, must))  # noqa: B023
             journal.bar.update()
     return Outcome(done, stop if done < steps else 0)
+
+
+def _saved(folder: Path, step: int, learner: Learner, keep_every: int, must: bool) -> bool:
+    """Save; False where the disk hung. `must` is for a save that ends the run, or follows one that failed: GivenUp there."""
+    try:
+        checkpoint.save(folder, step, learner.networks, {"step": step, "learner": learner.state_dict()})
+    except checkpoint.GivenUp as late:
+        if must:
+            raise
+        tqdm.write(f"{late}; training goes on", file=sys.stderr)
+        return False
+    checkpoint.prune(folder, keep_every)
+    return True
 
 
 class Journal:

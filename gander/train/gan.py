@@ -64,6 +64,7 @@ class Gan:
         # Statistics of a batch must not mix real and fake images; without them one pass over both is the same and cheaper.
         self.apart = has_batch_statistics(discriminator)
         self.precision = Precision("fp32", torch.device("cpu"), PLAYERS)
+        self.shown: dict[str, Tensor] = {}  # real and fake images of the last micro-batch, for `details`
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -107,7 +108,8 @@ class Gan:
         for m, (_, real_labels) in enumerate(batch):
             with torch.no_grad(), self.precision.autocast():
                 fake = self.generator(latents[m], labels[m])
-            real, fake = real_looks(reals[m], m), fake_looks(_full(fake), m)
+            self.shown = {"real": reals[m], "fake": _full(fake)}
+            real, fake = (looks(self.shown[kind], m) for kind, looks in (("real", real_looks), ("fake", fake_looks)))
             with self.precision.autocast():
                 real_logits, fake_logits = self._judge(real, real_labels, fake, labels[m])
             loss = self.loss.discriminator(real_logits, fake_logits)
@@ -198,9 +200,13 @@ class Gan:
         return lambda images, m: augment.apply(images, parameters[m])
 
     def details(self) -> dict[str, Tensor]:
-        """What is worth a line in the log beside the losses: γ of each attention layer, σ of each normalised weight."""
+        """What is worth a line in the log beside the losses.
+
+        γ of each attention layer, σ of each normalised weight, how much the images of the last micro-batch vary.
+        """
         self.precision.check()
-        found: dict[str, Tensor] = {}
+        found = {f"variety/{kind}": _variety(images) for kind, images in self.shown.items()}
+        found |= {f"variety/{kind}_colour": _variety(images.mean((2, 3))) for kind, images in self.shown.items()}
         for name, network in (("generator", self.generator), ("discriminator", self.discriminator)):
             for layer, parameter in network.named_parameters():
                 if layer.endswith("gamma") and parameter.numel() == 1:
@@ -237,6 +243,14 @@ class Gan:
 def _full(x: Tensor) -> Tensor:
     """fp32 where a forward ran in less: losses and penalties are made of it. float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@torch.no_grad()
+def _variety(x: Tensor) -> Tensor:
+    """√ of the mean over all but the first axis of the variance over the first, that of all processes: 0 where all are one."""
+    n = len(x) * distributed.processes()
+    mean = distributed.all_reduce(x.sum(0)) / n
+    return (distributed.all_reduce((x - mean).square().sum(0)) / n).mean().sqrt()
 
 
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor], weight: float) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,34 @@ def test_an_optimiser_comes_back(tmp_path):
     other = torch.optim.Adam(net(0).first.parameters())
     other.load_state_dict(checkpoint.load_state(path)["optimizer"])
     assert str(other.state_dict()) == str(optimizer.state_dict())
+
+
+def test_equal_states_are_equal_files(tmp_path):
+    """So that the hashes of two runs can be compared. Saved five times: the order of a header may hang on chance."""
+    first = checkpoint.save(tmp_path / "first", 1, {"net": net(0)}, STATE)
+    for i in range(5):
+        network = net(1)
+        network.tenth = network.tenth.contiguous()  # what is expanded cannot be written into
+        checkpoint.load_network(first / "net.safetensors", network)
+        again = checkpoint.save(tmp_path / f"again{i}", 1, {"net": network}, checkpoint.load_state(first))
+        assert (again / "manifest.json").read_bytes() == (first / "manifest.json").read_bytes()
+
+
+def test_a_save_that_takes_too_long_is_given_up(tmp_path, monkeypatch):
+    """The disk hangs: the checkpoint before stays, nothing appears later, and the next save works."""
+    checkpoint.save(tmp_path, 1, {"net": net(0)}, STATE)
+    hanging, awake = threading.Event(), threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "sync_folder", lambda folder: (hanging.wait(), awake.set()))
+        with pytest.raises(
+            checkpoint.GivenUp, match=r"step 2 .* longer than 0.2 s and was given up; the checkpoints before are whole"
+        ):
+            checkpoint.save(tmp_path, 2, {"net": net(0)}, STATE, within=0.2)
+        hanging.set()  # the disk is back, and the thread that waited for it goes on
+        assert awake.wait(10)
+    assert checkpoint.find(tmp_path)[0].name == "00000001"
+    checkpoint.save(tmp_path, 3, {"net": net(0)}, STATE)
+    assert checkpoint.saved(tmp_path) == [1, 3]
 
 
 def test_a_parameter_in_the_state_becomes_a_plain_tensor_without_history(tmp_path):

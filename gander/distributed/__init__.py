@@ -13,29 +13,67 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gander.distributed.pulse import Pulse, with_advice
 from gander.errors import UserError
 
 T = TypeVar("T")
+_pulse: Pulse | None = None
+
+
+class Lost(UserError):
+    """Another process is gone."""
 
 
 @contextlib.contextmanager
 def session(device: torch.device) -> Iterator[None]:
     """Join the processes that torchrun started, for as long as the block runs; nothing where it started none.
 
-    It ends with a barrier, so that no process leaves while another still writes, then destroys the group.
+    It ends with a barrier, so that no process leaves while another still writes, then destroys the group. A process that
+    dies, fails or hangs (see `pulse.patience`) ends the others with a line that names it and its step.
     """
+    global _pulse
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
     cuda = device.type == "cuda"
     # the others wait while the first prepares the images, which may take long
     waiting = timedelta(hours=2)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=waiting, device_id=device if cuda else None)
+    store, rank, size = next(dist.rendezvous("env://", timeout=waiting))
+    where = device if cuda else None
+    dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=waiting, device_id=where)
+    _pulse, last_words = Pulse(store, rank, size), ""
     try:
         yield
-        dist.barrier()
+        barrier()
+    except Lost:  # another's end, of which all have heard
+        raise
+    except BaseException as error:
+        line = (str(error).splitlines() or [""])[0]
+        last_words = line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+        raise
     finally:
+        _pulse.stop(last_words)
+        _pulse = None
         dist.destroy_process_group()
+
+
+def at(step: int) -> None:
+    """Say which step this process is in, for the line that the others end with should it be lost."""
+    if _pulse:
+        _pulse.step = step
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """Around a collective. UserError where another process is gone."""
+    if _pulse is None:
+        yield
+        return
+    _pulse.entered += 1
+    try:
+        yield
+    except RuntimeError as error:
+        raise Lost(with_advice(_pulse.missing(error))) from error
 
 
 def device(asked: str | None) -> torch.device:
@@ -83,7 +121,8 @@ class _AllReduce(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         x = x.clone(memory_format=torch.contiguous_format)  # the layout may differ between processes; messages know none
-        dist.all_reduce(x)
+        with _together():
+            dist.all_reduce(x)
         return x
 
     @staticmethod
@@ -105,7 +144,8 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     if not gradients:
         return
     flat = torch.cat([g.reshape(-1) for g in gradients])
-    dist.all_reduce(flat)
+    with _together():
+        dist.all_reduce(flat)
     flat /= processes()
     parts = flat.split([g.numel() for g in gradients])
     torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
@@ -118,12 +158,13 @@ def agree(value: int, device: torch.device | None = None) -> int:
     if device is None:
         device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
     shared = torch.tensor(value, device=device)
-    dist.all_reduce(shared, dist.ReduceOp.MAX)
-    return int(shared)
+    with _together():
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return int(shared)
 
 
-def chief_first(function: Callable[[], T]) -> T:
-    """Its result on every process: the first runs it, then the others do. UserError on all where it fails on the first."""
+def by_chief(function: Callable[[], T]) -> T | None:
+    """The first process runs it while the others wait; None on these. UserError on all where it fails on the first."""
     if rank() == 0:
         try:
             result = function()
@@ -134,12 +175,19 @@ def chief_first(function: Callable[[], T]) -> T:
         return result
     if agree(0):
         raise UserError("the first process has stopped; its own line says why")
-    return function()
+    return None
+
+
+def chief_first(function: Callable[[], T]) -> T:
+    """Its result on every process: the first runs it, then the others do. UserError on all where it fails on the first."""
+    result = by_chief(function)
+    return result if rank() == 0 else function()  # type: ignore[return-value]
 
 
 def barrier() -> None:
     if processes() > 1:
-        dist.barrier()
+        with _together():
+            dist.barrier()
 
 
 def check_batch(batch: int, accumulate: int) -> None:
