@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_args, get_type_hints
 
 from gander import __version__
-from gander.errors import UserError, unknown
+from gander.errors import UserError, shown, unknown
 from gander.recipes import RECIPES
 
 # Kept here so that `gander --help` loads nothing; a test holds them against gander.verbs.
@@ -24,6 +24,7 @@ VERBS = {
     "doctor": "what works on this machine",
 }
 WITH_KNOBS = ("train", "show")
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")  # how torch says it of a CPU
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -35,16 +36,16 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except UserError as error:
-        print(f"gander: {error}", file=sys.stderr)
-        return 2
+        return _complain(str(error))
     except KeyboardInterrupt:
         print("gander: stopped at once; what was saved before is whole", file=sys.stderr)
         return 130
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, without loading torch
-            raise
-        print("gander: the device's memory is full; take a smaller --batch, or cut it by --accumulate 2, 4, ...", file=sys.stderr)
-        return 2
+    except (MemoryError, RuntimeError) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, without loading torch
+            return _complain("the device's memory is full; take a smaller --batch, or cut it by --accumulate 2, 4, ...")
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+            return _complain("that takes more memory than there is here; take a smaller --width or --batch")
+        raise
     except BrokenPipeError:  # `gander ls | head`
         sys.stderr.close()
         return 1 if words[:1] == ["train"] else 0
@@ -52,8 +53,12 @@ def main(words: Sequence[str] | None = None) -> int:
         if error.errno is None or not error.strerror:
             raise
         what = f" ({error.filename})" if error.filename else ""
-        print(f"gander: {error.strerror}{what}; nothing that was saved before is lost", file=sys.stderr)
-        return 2
+        return _complain(f"{error.strerror}{what}; nothing that was saved before is lost")
+
+
+def _complain(line: str) -> int:
+    print(f"gander: {shown(line)}", file=sys.stderr)
+    return 2
 
 
 def _run(words: list[str]) -> int:

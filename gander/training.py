@@ -30,6 +30,7 @@ def train(
     sample_every: int = 250,
     score_every: int = 0,
     keep_every: int = 0,
+    on_collapse: Literal["warn", "stop", "rollback"] = "warn",
     init: str | None = None,
     allow_broken: bool = False,
     tensorboard: bool = False,
@@ -51,6 +52,8 @@ def train(
         sample_every: steps between two grids of samples; 0 is never.
         score_every: steps between two gradings of the samples, for probes; 0 is never.
         keep_every: keep the checkpoints of these steps for good; 0 is none.
+        on_collapse: when the log shows that the run goes wrong: warn, stop, or rollback to the last healthy checkpoint at half the
+            rates, three times at most.
         init: start from the weights of this run, or of this .safetensors file of the generator.
         allow_broken: go on with more than 1 % broken images.
         tensorboard: write event files too, to the run's folder.
@@ -157,6 +160,7 @@ def train(
             save_every=save_every,
             sample_every=sample_every,
             keep_every=keep_every,
+            on_collapse=on_collapse,
             watchers=watchers,
             tensorboard=tensorboard,
         )

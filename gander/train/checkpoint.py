@@ -5,22 +5,26 @@ plain tensors and numbers, read with `weights_only=True`) and `manifest.json` wi
 temporary folder, flushed to the disk and renamed, so that a kill at any moment leaves the one before it.
 """
 
+import contextlib
 import os
 import pickle
+import re
 import shutil
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gander.errors import UserError
 from gander.files import read_json, sha256, sync_folder, write_json
+from gander.train.belief import check_archive
 
 WITHIN = 30.0  # seconds that a save may take: what a cluster leaves a job between its signal and its end
 
@@ -124,8 +128,9 @@ def _unwritten(file: Path, error: Exception) -> UserError:
 
 
 def saved(folder: Path) -> list[int]:
-    """The steps of the checkpoints that are there, whole or not, in order."""
-    return sorted(int(f.name) for f in folder.iterdir() if f.name.isdecimal()) if folder.is_dir() else []
+    """The steps of the checkpoints that are there, whole or not, in order. Files, links and other names are none."""
+    folders = [f for f in folder.iterdir() if f.is_dir() and not f.is_symlink()] if folder.is_dir() else []
+    return sorted(int(f.name) for f in folders if re.fullmatch("[0-9]+", f.name) and f.name == f"{int(f.name):08d}")
 
 
 def find(folder: Path, step: int | None = None) -> tuple[Path, list[str]]:
@@ -170,45 +175,62 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def put_aside(folder: Path, after: Path) -> None:
-    """Rename the damaged checkpoints newer than the one that was taken: they would count as the last two otherwise."""
-    for step in saved(folder):
-        if step > int(after.name):
-            os.replace(folder / f"{step:08d}", folder / f"{step:08d}.damaged")
+def put_aside(folder: Path, after: int, what: str) -> None:
+    """Rename the checkpoints after step `after` to `<step>.<what>`: they would count as the last two otherwise."""
+    for step in reversed(saved(folder)):  # so that a kill in between leaves none that seems the newest
+        if step > after:
+            aside = folder / f"{step:08d}.{what}"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(folder / f"{step:08d}", aside)
+
+
+def check_network(file: Path, network: nn.Module) -> None:
+    """UserError where the file or a name or shape in it does not fit `network`, which may be on the meta device."""
+    with _reading(file), safe_open(file, "pt") as opened:
+        shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 - it is no dict
+    mine = _tensors(network)
+    if lacking := sorted(mine.keys() - shapes.keys()):
+        raise UserError(f"{file} lacks {lacking[0]!r} and {len(lacking) - 1} more: it is of another network or other knobs")
+    if extra := sorted(shapes.keys() - mine.keys()):
+        raise UserError(f"{file} has {extra[0]!r} and {len(extra) - 1} more than needed; are the knobs the same?")
+    for name, tensor in mine.items():
+        if tuple(tensor.shape) != shapes[name]:
+            raise UserError(f"{file}: {name!r} is {shapes[name]}, here {tuple(tensor.shape)}; are the knobs the same?")
 
 
 def load_network(file: Path, network: nn.Module) -> None:
     """Copy the weights in `file` into `network`. UserError where the file or a name or shape in it does not fit."""
-    try:
+    check_network(file, network)
+    with _reading(file):
         tensors = load_file(file)
+    with torch.no_grad():
+        for name, tensor in _tensors(network).items():
+            tensor.copy_(tensors[name])
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{file} is not a readable safetensors file ({error})") from None
-    mine = _tensors(network)
-    if lacking := sorted(mine.keys() - tensors.keys()):
-        raise UserError(f"{file} lacks {lacking[0]!r} and {len(lacking) - 1} more: it is of another network or other knobs")
-    if extra := sorted(tensors.keys() - mine.keys()):
-        raise UserError(f"{file} has {extra[0]!r} and {len(extra) - 1} more than needed; are the knobs the same?")
-    for name, tensor in mine.items():
-        if tensor.shape != tensors[name].shape:
-            raise UserError(
-                f"{file}: {name!r} is {tuple(tensors[name].shape)}, here {tuple(tensor.shape)}; are the knobs the same?"
-            )
-    with torch.no_grad():
-        for name, tensor in mine.items():
-            tensor.copy_(tensors[name])
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """What was saved beside the networks. Nothing in it can run code; UserError where it is no state of ours."""
+    file = path / "state.pt"
     try:
-        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        check_archive(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # hostile bytes make an unpickler raise all kinds of errors
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path / 'state.pt'} is not a state that gander wrote ({line}); delete {path} to take the one before it"
-        ) from None
-    if not isinstance(state, dict):
-        raise UserError(f"{path / 'state.pt'} holds a {type(state).__name__} and no state; delete {path} to take the one before it")
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words are the advice to do without weights_only
+            line = "weights only: there is more in it than plain tensors and numbers"
+        raise UserError(f"{file} is not a state that gander wrote ({line}); delete {path} to take the one before it") from None
+    if not isinstance(state, dict) or not isinstance(state.get("learner", {}), dict):
+        raise UserError(f"{file} holds no state of a learner; delete {path} to take the one before it")
     return state
 
 

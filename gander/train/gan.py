@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from gander import distributed, draws
 from gander.data.augment import Augment, horizontal_flip
+from gander.errors import UserError
 from gander.layers.norms import has_batch_statistics
 from gander.layers.spectral_norm import by_step, refresh, sigmas
 from gander.losses import Adversarial
+from gander.train.belief import load_optimizer
 from gander.train.ema import EMA, ready
 from gander.train.precision import Precision
 from gander.train.samples import Generator, columns_of, sample, standing_inputs
@@ -227,6 +229,11 @@ class Gan:
         """The averaged generator, ready to sample from, with standing statistics."""
         return ready(self.ema.network, standing_inputs(self.ema.network, device=self.precision.device))
 
+    def slow_down(self, factor: float) -> None:
+        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] *= factor
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "generator_optimizer": self.generator_optimizer.state_dict(),
@@ -235,8 +242,10 @@ class Gan:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.generator_optimizer.load_state_dict(state["generator_optimizer"])
-        self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        if missing := sorted({"generator_optimizer", "discriminator_optimizer", "precision"} - state.keys()):
+            raise UserError(f"the checkpoint's state has no {missing[0]}; delete that checkpoint to take the one before it")
+        load_optimizer(self.generator_optimizer, state["generator_optimizer"])
+        load_optimizer(self.discriminator_optimizer, state["discriminator_optimizer"])
         self.precision.load_state_dict(state["precision"])
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -117,6 +118,53 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
         assert torch.equal(tensor, weights(again)[name]), name
     assert checkpoint.saved(run.checkpoints) == [5, 10]
     assert (run.checkpoints / "00000010.damaged").is_dir()  # kept, but no more counted among the last two
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
+def test_a_disk_that_is_full_costs_the_steps_since_the_last_save_and_nothing_else(tmp_path):
+    import resource
+
+    run = new_run(tmp_path / "run")
+    trained("article", run, 5)
+    before = {file: file.read_bytes() for file in (run.checkpoints / "00000005").iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(
+            (UserError, OSError), match=r"could not be written .* make room there: the checkpoints before are whole"
+        ):
+            trained("article", run, 10, sample_every=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.saved(run.checkpoints) == [5]
+    assert {file: file.read_bytes() for file in (run.checkpoints / "00000005").iterdir()} == before
+    assert not list(run.checkpoints.glob(".*"))
+    resumed, _ = trained("article", run, 10)
+    straight, _ = trained("article", new_run(tmp_path / "straight"), 10)
+    for name, tensor in weights(straight).items():
+        assert torch.equal(tensor, weights(resumed)[name]), name
+
+
+def test_a_disk_that_hangs_once_costs_one_save_and_twice_the_run(tmp_path, monkeypatch, capsys):
+    slow = []
+    save = checkpoint.save
+
+    def hanging(folder, step, *rest):
+        if step in slow:
+            raise checkpoint.GivenUp(f"the save of step {step} took longer than 30 s")
+        return save(folder, step, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", hanging)
+    slow += [4]
+    run = new_run(tmp_path / "once")
+    trained("article", run, 8, save_every=2)
+    assert checkpoint.saved(run.checkpoints) == [6, 8]
+    assert "the save of step 4 took longer than 30 s; training goes on" in capsys.readouterr().err
+    slow += [6]
+    run = new_run(tmp_path / "twice")
+    with pytest.raises(checkpoint.GivenUp, match="step 6"):
+        trained("article", run, 8, save_every=2)
+    assert checkpoint.saved(run.checkpoints) == [2]
 
 
 class Breaking:

@@ -18,7 +18,7 @@ def trained(game):
         learner.step(step, batches(step), draws.at_step(0, step))
         if step == 0:
             found |= gradients(learner, "true gradient of ")
-    found |= weights(learner)
+    found |= weights(learner) | learner.details()  # how much the images of all processes vary among the latter
     learner, batches = make(game, accumulate=2)
     learner.step(0, batches(0), draws.at_step(0, 0))
     return found | gradients(learner, "gradient of ")
