@@ -229,7 +229,8 @@ def load_state(path: Path) -> dict[str, Any]:
         if isinstance(error, pickle.UnpicklingError):  # torch's own words are the advice to do without weights_only
             line = "weights only: there is more in it than plain tensors and numbers"
         raise UserError(f"{file} is not a state that gander wrote ({line}); delete {path} to take the one before it") from None
-    if not isinstance(state, dict) or not isinstance(state.get("learner", {}), dict):
+    kinds = {"step": int, "went_back": int, "learner": dict}
+    if not isinstance(state, dict) or any(not isinstance(state[key], kinds[key]) for key in state.keys() & kinds.keys()):
         raise UserError(f"{file} holds no state of a learner; delete {path} to take the one before it")
     return state
 

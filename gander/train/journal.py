@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
 from tqdm import tqdm
 
 from gander import distributed

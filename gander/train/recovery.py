@@ -65,8 +65,8 @@ def go_back(learner: Learner, run: Run, healthy: int, went_back: int, why: UserE
     """
     if went_back == TIMES:
         raise UserError(f"{why}; it went back {TIMES} times, to {RATE**TIMES:g} of the rates: take another recipe or knobs")
-    step = max((step for step in checkpoint.saved(run.checkpoints) if step <= healthy), default=None)
-    if step is None:
+    step = max((step for step in checkpoint.saved(run.checkpoints) if step <= healthy), default=-1)
+    if step < 0:
         raise UserError(f"{why}; no checkpoint is from before that: take lower rates and --run NEW")
     path, _ = checkpoint.find(run.checkpoints, step)
     distributed.barrier()

@@ -2,6 +2,7 @@
 
 The sentinel reads each line of the log as it is written and knows nothing else, so that a run that goes on sees what it would
 have seen. Each sign has a limit, stated here; it is told once it has held for `LINES` lines in a row.
+The limits were set between what ten healthy runs and eight broken ones showed: `benchmarks/sentinel.py`.
 """
 
 from collections import deque
@@ -28,7 +29,7 @@ class Sentinel:
 
     def __init__(self, lines: Iterable[Mapping[str, Any]] = ()):
         self.healthy = 0
-        self._recent: deque[Mapping[str, Any]] = deque(maxlen=2 * LINES)
+        self._recent: deque[Mapping[str, Any]] = deque(maxlen=2 * LINES)  # a trend is taken over these
         self._gradients: dict[str, list[float]] = {"generator": [], "discriminator": []}
         self._held: dict[str, int] = {}  # for how many lines each sign has held
         for line in lines:
@@ -46,6 +47,7 @@ class Sentinel:
         return [words for sign, words in signs.items() if self._held[sign] == LINES]
 
     def _signs(self, line: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """(name, words) of each sign that this line shows."""
         for kind, what in (("", "the images of a batch are alike"), ("_colour", "the images of a batch have one colour")):
             real, fake = line.get(f"variety/real{kind}", 0.0), line.get(f"variety/fake{kind}", 0.0)
             if fake < VARIETY * real:
@@ -54,31 +56,28 @@ class Sentinel:
         if abs(margin) > MARGIN:
             yield (
                 "margin",
-                f"the logits of real and fake images are {margin:.3g} apart (limit {MARGIN:g}): the discriminator explodes",
+                f"the mean logits of real and fake are {margin:.3g} apart (limit {MARGIN:g}): the discriminator explodes",
             )
         for network, before in self._gradients.items():
             norm = line[f"{network}_gradient"]
-            if len(before) >= LINES:
-                usual = median(before)
-                if norm > GRADIENT * usual > 0 or (norm * GRADIENT < usual and network == "generator"):
-                    yield (
-                        f"{network} gradient",
-                        f"the {network}'s gradient is {norm:.2g}, its median so far was {usual:.2g} (limit ×{GRADIENT:g})",
-                    )
+            usual = median(before) if len(before) >= LINES else 0.0
             before.append(norm)
-        if len(self._recent) < self._recent.maxlen:
-            return
+            fades = norm * GRADIENT < usual and network == "generator"  # the discriminator's may be 0: hinge
+            if norm > GRADIENT * usual > 0 or fades:
+                usually = f"its median so far was {usual:.2g} (limit ×{GRADIENT:g})"
+                yield f"{network} gradient", f"the {network}'s gradient is {norm:.2g}, {usually}"
+        if len(self._recent) == 2 * LINES:
+            yield from self._trends(line)
+
+    def _trends(self, line: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         first = self._recent[0]
+        steps = line["step"] - first["step"]
         for name, sigma in line.items():
             if name.startswith("sigma/") and sigma > GROWTH * first.get(name, sigma):
-                layer = name.removeprefix("sigma/")
-                yield (
-                    "sigma",
-                    f"σ of {layer} grew from {first[name]:.2g} to {sigma:.2g} in {line['step'] - first['step']} steps (limit ×{GROWTH:g})",
-                )
-        own, other = (median(line[f"{network}_gradient"] for line in self._recent) for network in ("discriminator", "generator"))
-        if own < WINNING * other:
-            yield (
-                "winning",
-                f"the discriminator tells all images apart and learns no more: its gradient is {own:.2g}, the generator's {other:.2g}",
-            )
+                grew = f"grew from {first[name]:.2g} to {sigma:.2g} in {steps} steps (limit ×{GROWTH:g})"
+                yield "sigma", f"σ of {name.removeprefix('sigma/')} {grew}: the rates are too high"
+                break
+        own, others = (median(line[f"{name}_gradient"] for line in self._recent) for name in ("discriminator", "generator"))
+        if own < WINNING * others:
+            words = f"its gradient is {own:.2g}, the generator's {others:.2g} (limit {WINNING} of it)"
+            yield "winning", f"the discriminator tells all images apart and learns no more: {words}"

@@ -50,7 +50,7 @@ def test_noise_is_no_sign():
     [
         ("the images of a batch are alike", lambda line, i: {"variety/fake": 0.01}),
         ("the images of a batch have one colour", lambda line, i: {"variety/fake_colour": 0.004}),
-        ("logits of real and fake images are 205 apart", lambda line, i: {"real_logit": 200.0, "fake_logit": -5.0}),
+        ("mean logits of real and fake are 205 apart", lambda line, i: {"real_logit": 200.0, "fake_logit": -5.0}),
         ("the generator's gradient is 5e+03", lambda line, i: {"generator_gradient": 5000.0}),
         ("the generator's gradient is 0.001", lambda line, i: {"generator_gradient": 0.001}),
         ("the discriminator's gradient is 9e+03", lambda line, i: {"discriminator_gradient": 9000.0}),
@@ -135,7 +135,7 @@ def test_a_warning_goes_on(run, soon, capsys):
 
 
 def test_stop_ends_with_what_to_do(run, soon):
-    with pytest.raises(UserError, match="step 9: the images of a batch are alike.*the run was stopped.*--on-collapse rollback"):
+    with pytest.raises(UserError, match=r"step 9: the images of a batch are alike.*the run was stopped.*--on-collapse rollback"):
         trained(run, 0, "stop")
 
 
