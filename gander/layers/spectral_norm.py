@@ -59,7 +59,9 @@ class SpectralNorm(nn.Module):
         u, v = self.u, self.v
         if not self.by_step:  # DistributedDataParallel writes into buffers before each forward: the graph needs its own
             u, v = u.clone(), v.clone()
-        return _Divide.apply(weight, u, v, self.transposed, self.groups)
+        # apply alone takes as long as the work on a small weight: only where a gradient is wanted
+        divide = _Divide.apply if torch.is_grad_enabled() and weight.requires_grad else _Divide.forward
+        return divide(weight, u, v, self.transposed, self.groups)[0]
 
     def sigma(self, weight: Float[Tensor, " *shape"]) -> Float[Tensor, ""]:
         """uᵀ W v as it stands."""
@@ -85,38 +87,45 @@ class SpectralNorm(nn.Module):
 
 
 class _Divide(torch.autograd.Function):
-    """W -> W / σ. Its gradient, G / σ - (⟨G, W⟩ / σ²) u vᵀ, is written out: autograd's takes five times as long on a CPU.
+    """W -> W / σ, σ. The gradient of the first, G / σ - (⟨G, W⟩ / σ²) u vᵀ, is written out: autograd's takes five times as
+    long on a CPU.
 
-    Made of differentiable steps, σ computed anew, so that it has a gradient of its own.
+    Made of differentiable steps, σ computed anew where it shall have a gradient of its own.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(weight: Tensor, u: Tensor, v: Tensor, transposed: bool, groups: int) -> Tensor:
+    def forward(weight: Tensor, u: Tensor, v: Tensor, transposed: bool, groups: int) -> tuple[Tensor, Tensor]:
         with _no_autocast(weight):
             sigma = _sigma(weight, u, v, transposed, groups)
-            return (weight / torch.where(sigma.abs() > EPS, sigma, 1)).to(weight.dtype)
+            # a product: a division of all entries is not as quick
+            return (weight * torch.where(sigma.abs() > EPS, sigma, 1).reciprocal()).to(weight.dtype), sigma
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs[:3])
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs[:3], output[1])
         ctx.form = inputs[3:]
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
-        weight, u, v = ctx.saved_tensors
+    def backward(ctx, gradient: Tensor, _: Tensor):
+        weight, u, v, sigma = ctx.saved_tensors
         transposed, groups = ctx.form
         with _no_autocast(weight):
-            sigma = _sigma(weight, u, v, transposed, groups)
+            if torch.is_grad_enabled():
+                sigma = _sigma(weight, u, v, transposed, groups)
             wide, alive = sigma.dtype, sigma.abs() > EPS
-            sigma = torch.where(alive, sigma, 1)
+            inverse = torch.where(alive, sigma, 1).reciprocal()
             gradient = gradient.to(wide)
-            through_sigma = torch.where(alive, -_inner(gradient, weight.to(wide)) / sigma.square(), 0)
-            result = gradient / sigma
+            through_sigma = torch.where(alive, -_inner(gradient, weight.to(wide)) * inverse.square(), 0)
+            result = gradient * inverse
             blocks = _grouped(result, transposed, groups)  # the blocks of (out, all the rest), one under another
             rows = u.to(wide).view(*blocks.shape[:2], *[1] * (blocks.ndim - 2))
-            blocks.addcmul_(rows, (v.to(wide) * through_sigma).view(blocks.shape[2:]))
+            columns = (v.to(wide) * through_sigma).view(blocks.shape[2:])
+            if _channels_last(blocks[0]):  # a strided column would take ten times as long to add
+                columns = columns.movedim(0, -1).contiguous().movedim(-1, 0)
+            blocks.addcmul_(rows, columns)
         return result.to(weight.dtype), None, None, None, None
 
 
@@ -134,7 +143,7 @@ def _grouped(weight: Tensor, transposed: bool, groups: int) -> Tensor:
 
 def _out_first(weight: Tensor, transposed: bool, groups: int) -> Tensor:
     """(out, in/groups, k...), a view but for transposed convolutions with groups."""
-    return _grouped(weight, transposed, groups).flatten(0, 1)
+    return _grouped(weight, transposed, groups).flatten(0, 1) if transposed else weight
 
 
 def _channels_last(out_first: Tensor) -> bool:
@@ -151,7 +160,8 @@ def _matrix(out_first: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         v = v.view(out_first.shape[1:]).movedim(0, -1).flatten()
         out_first = out_first.movedim(1, -1)
     matrix = out_first.flatten(1)
-    matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+    if matrix.dtype in (torch.bfloat16, torch.float16):
+        matrix = matrix.float()
     return matrix, v.to(matrix.dtype)
 
 
@@ -162,7 +172,10 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _no_autocast(weight: Tensor) -> contextlib.AbstractContextManager:
-    return contextlib.nullcontext() if weight.is_meta else torch.autocast(weight.device.type, enabled=False)
+    device = weight.device.type
+    if weight.is_meta or not torch.is_autocast_enabled(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _training_tensors() -> contextlib.AbstractContextManager:
@@ -175,7 +188,7 @@ def _training_tensors() -> contextlib.AbstractContextManager:
 def _unit(x: Tensor, otherwise: Tensor) -> Tensor:
     """x / ‖x‖, or `otherwise` where x is zero: from a zero vector power iteration never comes back."""
     norm = torch.linalg.vector_norm(x)
-    return torch.where(norm > EPS, x / norm.clamp_min(EPS), otherwise)
+    return torch.where(norm > EPS, x / norm, otherwise)
 
 
 def everywhere(name: str, module: nn.Module) -> bool:

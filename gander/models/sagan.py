@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gander.layers.norms import BatchNorm, ConditionalBatchNorm
+from gander.layers.resampling import DownConv2d, UpConv2d
 from gander.models.sides import attend_at, attention_sides, sides
 
 
@@ -33,20 +34,20 @@ def _initialise(layer: nn.Module) -> None:
 class UpBlock(nn.Module):
     """norm, ReLU, ×2, conv 3×3, norm, ReLU, conv 3×3; plus ×2, conv 1×1 of the input.
 
-    The 1×1 convolution of the shortcut runs before the upsampling: the same function at a quarter of the work.
+    The 1×1 convolution of the shortcut runs before the upsampling: the same function at a quarter of the work. So does
+    `folded`, see `gander.layers.resampling`.
     """
 
-    def __init__(self, before: int, after: int, num_classes: int, statistics: str):
+    def __init__(self, before: int, after: int, num_classes: int, statistics: str, *, folded: bool = False):
         super().__init__()
         self.norm1 = _norm(before, num_classes, statistics)
-        self.conv1 = nn.Conv2d(before, after, 3, padding=1)
+        self.conv1 = UpConv2d(before, after, folded=folded)
         self.norm2 = _norm(after, num_classes, statistics)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1)
         self.shortcut = nn.Conv2d(before, after, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"], *labels: Int[Tensor, "b"]) -> Float[Tensor, "b d h2 w2"]:
-        y = self.norm1(x, *labels).relu()
-        y = self.conv1(F.interpolate(y, scale_factor=2.0))
+        y = self.conv1(self.norm1(x, *labels).relu())
         y = self.conv2(self.norm2(y, *labels).relu())
         return y + F.interpolate(self.shortcut(x), scale_factor=2.0)
 
@@ -61,8 +62,8 @@ class Generator(nn.Module):
     """latent (b, latent_dim), labels (b,) -> images (b, channels, resolution, resolution) in [-1, 1].
 
     Labels enter through the conditional batch norms only. `statistics="process"` is the official code's batch norm (one
-    set of statistics a tower); "global" is of the whole batch. Raises UserError for an impossible resolution or attention
-    side, ValueError where a conditional generator gets no labels.
+    set of statistics a tower); "global" is of the whole batch. `folded` computes upsampling and convolution as one, exactly.
+    Raises UserError for an impossible resolution or attention side, ValueError where a conditional generator gets no labels.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Generator(nn.Module):
         attention: str = "self",
         attention_at: Sequence[int] | None = None,
         statistics: str = "global",
+        folded: bool = False,
     ):
         super().__init__()
         self.resolution, self.latent_dim, self.num_classes = resolution, latent_dim, num_classes
@@ -85,7 +87,7 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList()
         for side in sides(resolution)[1:]:
             after = _width(side, resolution, width)
-            self.blocks.append(UpBlock(before, after, num_classes, statistics))
+            self.blocks.append(UpBlock(before, after, num_classes, statistics, folded=folded))
             self.blocks.extend(attend_at(side, at, attention, after))
             before = after
         self.norm = BatchNorm(before, momentum=0.0001, statistics=statistics)
@@ -106,25 +108,26 @@ class DownBlock(nn.Module):
     """[ReLU], conv 3×3, ReLU, conv 3×3, mean of 2×2; plus mean of 2×2, conv 1×1 of the input.
 
     `first` leaves out the ReLU at the image; `down=False` is the last block: no pooling, the input itself as shortcut.
-    The mean comes before the 1×1 convolution: the same function at a quarter of the work.
+    The mean comes before the 1×1 convolution: the same function at a quarter of the work. So does `folded`, which makes
+    one of the second convolution and its mean, see `gander.layers.resampling`.
     """
 
-    def __init__(self, before: int, after: int, *, first: bool = False, down: bool = True):
+    def __init__(self, before: int, after: int, *, first: bool = False, down: bool = True, folded: bool = False):
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, padding=1)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        self.conv2 = DownConv2d(after, after, folded=folded) if down else nn.Conv2d(after, after, 3, padding=1)
         self.shortcut = nn.Conv2d(before, after, 1) if down else nn.Identity()
         self.before = nn.Identity() if first else nn.ReLU()  # never in place: the shortcut needs the input as it came
         self.pool = nn.AvgPool2d(2) if down else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        y = self.conv2(self.conv1(self.before(x)).relu())
-        return self.pool(y) + self.shortcut(self.pool(x))
+        return self.conv2(self.conv1(self.before(x)).relu()) + self.shortcut(self.pool(x))
 
 
 class Discriminator(nn.Module):
     """images, labels (b,) -> logits (b,): w·h + bias + <embedding of the label, h>, h = sum over positions of relu(features).
 
+    `folded` computes convolution and pooling as one, exactly.
     Raises UserError for an impossible resolution or attention side, ValueError where labels are needed and missing.
     """
 
@@ -137,6 +140,7 @@ class Discriminator(nn.Module):
         width: int = 64,
         attention: str = "self",
         attention_at: Sequence[int] | None = None,
+        folded: bool = False,
     ):
         super().__init__()
         self.resolution, self.num_classes = resolution, num_classes
@@ -145,7 +149,8 @@ class Discriminator(nn.Module):
         before = channels
         for side in sides(resolution)[-2::-1]:
             after = _width(side, resolution // 2, width)
-            layers += [DownBlock(before, after, first=not layers), *attend_at(side, at, attention, after)]
+            block = DownBlock(before, after, first=not layers, folded=folded)
+            layers += [block, *attend_at(side, at, attention, after)]
             before = after
         self.layers = nn.Sequential(*layers, DownBlock(before, before, down=False), nn.ReLU())
         self.linear = nn.Linear(before, 1)

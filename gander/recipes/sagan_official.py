@@ -42,6 +42,7 @@ def recipe(
     augment: str = "none",
     flip: bool = False,
     statistics: Literal["global", "process"] = "global",
+    folded: bool = False,
 ) -> Experiment:
     """The official SAGAN: residual blocks, conditional batch norm, projection discriminator.
 
@@ -68,10 +69,13 @@ def recipe(
         augment: DiffAugment for small data: color, translation, cutout, joined by commas; none is the paper.
         flip: mirror half of the real images.
         statistics: batch norm of the global batch, or of each process as the official code has it.
+        folded: a resampling and its 3×3 convolution as one of 4×4 with 4/9 of the work: the same function to rounding. On a
+            CPU a step is up to 1.3 times as fast, but slower where width is 64 and a batch few images: weights are larger.
     """
     size: dict[str, Any] = {"channels": facts.channels, "width": width, "attention": attention, "attention_at": attention_at}
-    generator = Generator(resolution, num_classes=facts.num_classes, latent_dim=latent, statistics=statistics, **size)
-    discriminator = Discriminator(resolution, num_classes=facts.num_classes, **size)
+    size |= {"num_classes": facts.num_classes, "folded": folded}
+    generator = Generator(resolution, latent_dim=latent, statistics=statistics, **size)
+    discriminator = Discriminator(resolution, **size)
     if spectral_norm == "both":
         normalise(generator)
     if spectral_norm != "none":

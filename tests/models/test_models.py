@@ -6,6 +6,7 @@ from torch import nn
 
 from gander.attention import ATTENTION
 from gander.errors import UserError
+from gander.layers import spectral_norm
 from gander.layers.norms import has_batch_statistics
 from gander.models import dcgan, sagan, sagan_article
 
@@ -149,19 +150,51 @@ def test_labels_matter_and_are_needed():
         sagan.Discriminator(16, num_classes=3, width=4)(torch.zeros(1, 3, 16, 16))
 
 
-def test_reordered_shortcuts_are_the_same_function():
-    """Upsampling after, pooling before the 1×1 convolution: exact."""
+def test_blocks_are_their_formulas():
+    """Upsampling after, pooling before the 1×1 convolution, resampling folded or not: exact."""
     torch.manual_seed(0)
+
+    def convolve(layer, x):
+        return nn.functional.conv2d(x, layer.weight, layer.bias, padding=layer.padding)
+
     up = sagan.UpBlock(6, 4, 0, "global").double().eval()
     x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
-    y = up.norm1(x).relu()
-    y = up.conv1(nn.functional.interpolate(y, scale_factor=2.0))
-    y = up.conv2(up.norm2(y).relu())
-    torch.testing.assert_close(up(x), y + up.shortcut(nn.functional.interpolate(x, scale_factor=2.0)))
+    double = nn.Upsample(scale_factor=2)
+    y = up.conv2(up.norm2(convolve(up.conv1, double(up.norm1(x).relu()))).relu()) + up.shortcut(double(x))
     down = sagan.DownBlock(6, 4).double()
-    x = torch.randn(2, 6, 8, 8, dtype=torch.float64)
+    z = torch.randn(2, 6, 8, 8, dtype=torch.float64)
     pool = nn.AvgPool2d(2)
-    torch.testing.assert_close(down(x), pool(down.conv2(down.conv1(x.relu()).relu())) + pool(down.shortcut(x)))
+    w = pool(convolve(down.conv2, down.conv1(z.relu()).relu())) + pool(down.shortcut(z))
+    for folded in (False, True):
+        up.conv1.folded = down.conv2.folded = folded
+        torch.testing.assert_close(up(x), y)
+        torch.testing.assert_close(down(z), w)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_a_folded_network_is_the_plain_one(classes):
+    """Forward and every gradient, through both networks, spectral norm and batch statistics; and the state that is saved."""
+    found = []
+    for folded in (False, True):
+        torch.manual_seed(0)
+        generator = sagan.Generator(32, num_classes=classes, width=4, folded=folded).double()
+        discriminator = sagan.Discriminator(32, num_classes=classes, width=4, folded=folded).double()
+        layers = [layer for network in (generator, discriminator) for layer in network.modules()]
+        assert sum(getattr(layer, "folded", False) for layer in layers) == (6 if folded else 0)
+        for layer in layers:
+            if hasattr(layer, "gamma"):
+                nn.init.ones_(layer.gamma)
+        networks = nn.ModuleDict({"generator": spectral_norm(generator), "discriminator": spectral_norm(discriminator)})
+        labels = torch.arange(4) % max(1, classes)
+        latents = torch.randn(4, 128, dtype=torch.float64)
+        images = generator(latents, labels)
+        logits = discriminator(images, labels)
+        logits.square().sum().backward()
+        gradients = {name: parameter.grad for name, parameter in networks.named_parameters()}
+        found.append({"images": images, "logits": logits, **gradients, **networks.state_dict()})
+    assert found[0].keys() == found[1].keys()
+    for name, plain in found[0].items():
+        torch.testing.assert_close(found[1][name], plain, rtol=1e-9, atol=1e-9 * plain.abs().max().clamp_min(1).item(), msg=name)
 
 
 def test_only_dcgan_judges_by_batch_statistics():
