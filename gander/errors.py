@@ -1,5 +1,6 @@
 """Mistakes that a person can mend."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -9,6 +10,12 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with 2. Everything else that is raised is our bug.
     """
+
+
+def shown(text: str) -> str:
+    """`text` on one line that any terminal can print: what is no character, ends a line or commands a terminal is escaped."""
+    commands = r"[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    return re.sub(commands, lambda match: ascii(match[0])[1:-1], text)
 
 
 def unknown(kind: str, got: str, known: Iterable[str]) -> UserError:

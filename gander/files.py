@@ -38,10 +38,17 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file; UserError where it is not JSON."""
+MAX_JSON_BYTES = 16 << 20  # which may become twenty times as much in memory
+
+
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
+    """The value in a JSON file of at most so many bytes; UserError where it is not JSON, or larger."""
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UserError(f"{path} is larger than {most / 1e6:,.0f} MB, as no such file is; restore it from a copy, or delete it")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable JSON ({error}); restore it from a copy, or delete it") from None
 
@@ -90,7 +97,8 @@ def need_space(folder: Path, size: int, what: str) -> None:
 def lock(path: Path, refusal: str) -> Iterator[None]:
     """Hold the operating system's lock on `path`; it dies with its process. UserError(refusal) where another holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)  # a link could lead anywhere
+    handle = os.open(path, flags, 0o666)
     try:
         try:
             if sys.platform == "win32":
@@ -118,7 +126,8 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """A zip whose every entry may be read in place (nothing is ever extracted).
 
     Raises UserError for a file that is no zip or is cut off, and for entries that a fair archive does not have:
-    absolute paths, `..`, links, encryption, more than 256 MiB in one image.
+    absolute paths, `..`, links, encryption, more than 256 MiB in one image, other packing than deflate (a few kilobytes of
+    bzip2 or LZMA unpack to gigabytes at one go).
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -157,6 +166,8 @@ def _wrong_with(entry: zipfile.ZipInfo) -> str | None:
         return "is a link"
     if entry.flag_bits & 0x1:
         return "is encrypted"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is packed by another method than deflate"
     if entry.file_size > MAX_ENTRY_BYTES:
         return f"unpacks to {entry.file_size / 1e6:,.0f} MB, more than one image may take"
     return None

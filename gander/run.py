@@ -24,6 +24,9 @@ from gander.files import lock, read_json, write_atomic, write_json
 
 # What may change when a run goes on; all else in run.json must be what it was.
 FREE = ("command", "versions", "machine", "created", "device", "name", "where")
+DESCRIBED: dict[str, type] = {"recipe": str, "knobs": dict, "facts": dict, "seed": int}  # what run.json has at least
+PARTS = ("run.json", "log.jsonl", "lock", "checkpoints", "samples", "tensorboard")  # that a run may write
+MAX_LINE = 1 << 20  # bytes of a line of the log
 
 
 class Outcome(NamedTuple):
@@ -49,9 +52,15 @@ class Run:
         if not file.is_file():
             what = "is no run: it has no run.json" if folder.is_dir() else "does not exist"
             raise UserError(f"{folder} {what}; runs are made by `gander train`")
+        for part in PARTS:
+            if (folder / part).is_symlink():
+                raise UserError(f"{folder / part} is a link, which a run does not follow; put what it leads to in its place")
         described = read_json(file)
-        if not isinstance(described, dict) or not {"recipe", "knobs", "facts", "seed"} <= described.keys():
-            raise UserError(f"{file} does not describe a run: recipe, knobs, facts or seed are missing; restore it from a copy")
+        if not isinstance(described, dict) or any(not isinstance(described.get(key), kind) for key, kind in DESCRIBED.items()):
+            raise UserError(f"{file} does not describe a run: {', '.join(DESCRIBED)} are missing or odd; restore it from a copy")
+        classes = described.get("classes", [])
+        if not isinstance(classes, list) or any(not isinstance(name, str) for name in classes):
+            raise UserError(f"{file} has classes that are no list of names; restore it from a copy")
         return cls(folder, described)
 
     @classmethod
@@ -117,12 +126,14 @@ class Run:
         if not self.log_file.exists():
             return
         with self.log_file.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):
+                if len(line) == MAX_LINE:
+                    raise UserError(f"{self.log_file} line {number} is longer than any of a log; delete that line")
                 if not line.endswith(b"\n"):
                     return
                 try:
                     value = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     raise UserError(f"{self.log_file} line {number} is not JSON; delete that line") from None
                 if not isinstance(value, dict):
                     raise UserError(f"{self.log_file} line {number} is not an object; delete that line")
@@ -132,12 +143,12 @@ class Run:
         """Forget what was logged after `step`: those steps will be taken again."""
         if not self.log_file.exists():
             return
-        kept = []
+        kept: list[str] = []
         for number, line in enumerate(self.logged(), start=1):
             if not isinstance(line.get("step"), int):
                 raise UserError(f"{self.log_file} line {number} has no step that is a number; delete that line")
-            kept += [line] if line["step"] <= step else []
-        write_atomic(self.log_file, "".join(json.dumps(line) + "\n" for line in kept))
+            kept += [json.dumps(line) + "\n"] if line["step"] <= step else []
+        write_atomic(self.log_file, "".join(kept))
         if self.samples.is_dir():
             for file in self.samples.glob("[0-9]" * 8 + ".png"):
                 if int(file.stem) > step:

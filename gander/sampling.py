@@ -32,11 +32,14 @@ def load_generator(
     `standing` estimates batch norm's statistics again over so many batches of 64 latents of seed 0.
     """
     found, complaints = checkpoint.find(run.checkpoints, step)
-    networks = recipes.rebuild(run, recipe).networks
+    with torch.device("meta"):  # knobs may ask for any size: shapes without numbers first, until they are those of the files
+        trial = recipes.rebuild(run, recipe).networks
     name = "generator_ema" if network == "ema" else "generator"
-    if name not in networks:
-        raise UserError(f"{run.folder} has no {name} to sample from; it has {', '.join(networks)}")
-    generator = networks[name].to(device)
+    if name not in trial:
+        raise UserError(f"{run.folder} has no {name} to sample from; it has {', '.join(trial)}")
+    for file, shapes in trial.items():
+        checkpoint.check_network(found / f"{file}.safetensors", shapes)
+    generator = recipes.rebuild(run, recipe).networks[name].to(device)
     checkpoint.load_network(found / f"{name}.safetensors", generator)
     for complaint in complaints:
         print(f"{complaint}; the one before it is taken")

@@ -60,6 +60,14 @@ def test_what_is_no_json(tmp_path, text):
         files.read_json(tmp_path / "a.json")
 
 
+def test_json_of_any_size_takes_little_memory(tmp_path):
+    (tmp_path / "a.json").write_bytes(b" " * files.MAX_JSON_BYTES + b"1")
+    with pytest.raises(UserError, match="is larger than 17 MB, as no such file is"):
+        files.read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(b" " * (files.MAX_JSON_BYTES - 1) + b"1")
+    assert files.read_json(tmp_path / "a.json") == 1
+
+
 def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 1_000_000)
     assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
@@ -114,6 +122,14 @@ def test_a_lock_dies_with_its_process(tmp_path):
         pass
 
 
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="links of POSIX")
+def test_a_lock_makes_no_file_where_a_link_leads(tmp_path):
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic link"), files.lock(tmp_path / "lock", "held"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_an_error_under_a_lock_is_not_a_refusal(tmp_path):
     with pytest.raises(OSError, match="mine"), files.lock(tmp_path / "a.lock", "held"):
         raise OSError("mine")
@@ -160,6 +176,14 @@ def test_an_encrypted_entry_is_refused(tmp_path):
     data[data.index(b"PK\1\2") + 8] |= 1
     (tmp_path / "a.zip").write_bytes(data)
     with pytest.raises(UserError, match="is encrypted"):
+        files.open_zip(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packing_that_cannot_be_unpacked_in_parts_is_refused(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a.png", b"\0" * 1000)
+    with pytest.raises(UserError, match="packed by another method than deflate"):
         files.open_zip(tmp_path / "a.zip")
 
 

@@ -40,7 +40,7 @@ class Shelf:
         """The folder with the images, if it is there and whole."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):
             folder = self._final(files.read_json(self._pointer())["fingerprint"])
-            shape = files.read_json(folder / "meta.json")["shape"]
+            shape = read_meta(folder)["shape"]
             if (folder / "images.u8").stat().st_size == int(np.prod(shape, dtype=np.int64)):
                 return folder
         return None
@@ -108,6 +108,11 @@ class Shelf:
     @staticmethod
     def _key(*parts: str) -> str:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What is known of prepared images. It lists the broken files, which may be very many."""
+    return files.read_json(folder / "meta.json", most=1 << 30)
 
 
 @contextlib.contextmanager

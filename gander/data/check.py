@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from gander.data import images
 from gander.data.images import Broken
-from gander.data.layout import shown
 from gander.data.sources import Read, Source, open_source
 from gander.data.workers import Job, step_of, work
+from gander.errors import shown
 
 _SHOWN = 5  # names of a kind that a report prints
 

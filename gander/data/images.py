@@ -3,10 +3,14 @@
 Preparation workers import this module and little else: no torch here, so that they start in a tenth of a second.
 """
 
+import contextlib
 import hashlib
 import io
+import logging
+import os
 import struct
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +33,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it complains of is in the exception too
 
 
 class Broken(Exception):
@@ -71,8 +78,10 @@ def inspect(data: bytes) -> Facts:
     kind, mode, turn = image.format or "", image.mode, _turn(image)
     image = _colour(image, "RGBA")
     image = image if turn is None else image.transpose(turn)
-    digest = hashlib.sha256(struct.pack("<2I", *image.size) + image.tobytes()).hexdigest()[:32]
-    return Facts(kind, mode, *image.size, digest)
+    digest = hashlib.sha256(struct.pack("<2I", *image.size))
+    for strip in _strips(image):
+        digest.update(image.crop(strip).tobytes())
+    return Facts(kind, mode, *image.size, digest.hexdigest()[:32])
 
 
 def _load(data: bytes, enough: int | None = None) -> tuple[Image.Image, int]:
@@ -88,7 +97,8 @@ def _load(data: bytes, enough: int | None = None) -> tuple[Image.Image, int]:
                 raise Broken(_TOO_LARGE)
             if enough and image.format in ("JPEG", "MPO"):
                 image.draft(None, (enough, enough))
-            image.load()
+            with _hushed() if image.format == "TIFF" else contextlib.nullcontext():
+                image.load()
     except (Broken, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -98,6 +108,23 @@ def _load(data: bytes, enough: int | None = None) -> tuple[Image.Image, int]:
     except Exception as error:  # decoders raise all kinds of errors on hostile bytes
         raise Broken((str(error) or type(error).__name__).splitlines()[0][:200]) from None
     return image, min(width, height)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Without what libtiff writes to the standard error of the process: it is what the exception says."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -115,12 +142,20 @@ def _colour(image: Image.Image, mode: str) -> Image.Image:
     try:
         image = _eight_bits(image)
         if image.has_transparency_data:
-            image = image.convert("RGBA")
-            if mode != "RGBA":
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image if image.mode == "RGBA" else image.convert("RGBA")
+            for strip in _strips(image) if mode != "RGBA" else ():
+                part = image.crop(strip)
+                image.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part), strip)
         return image if image.mode == mode else image.convert(mode)
     except ValueError as error:
         raise Broken(f"has pixels of mode {image.mode}, which cannot be made {mode} ({error})") from None
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """The image in boxes of a million pixels: what is done so takes no memory for a second large image."""
+    rows = max(1, (1 << 20) // image.width)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from gander.data.images import SUFFIXES
-from gander.errors import UserError, unknown
+from gander.errors import UserError, shown, unknown
 
 SPLITS = frozenset(("train", "val", "valid", "validation", "test"))
 
@@ -34,11 +34,6 @@ def choose_split(where: str, splits: Sequence[str], split: str | None) -> str | 
     if not train and len(splits) > 1:
         raise UserError(f"{where} has the splits {', '.join(splits)} and no train; say which with --split")
     return train[0] if train else splits[0] if splits else None
-
-
-def shown(name: str) -> str:
-    """A file name that any terminal can print."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 class Layout(NamedTuple):

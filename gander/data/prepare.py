@@ -13,14 +13,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gander import files
 from gander.data import images
-from gander.data.cache import Shelf, writing
+from gander.data.cache import Shelf, read_meta, writing
 from gander.data.images import Broken
-from gander.data.layout import shown
 from gander.data.sources import Read, Source, open_source
 from gander.data.workers import Job, step_of, work
-from gander.errors import UserError
+from gander.errors import UserError, shown
 
 MAX_BROKEN = 0.01  # share of the images; more of them stop the preparation
 MAX_RESOLUTION = 4096
@@ -230,7 +228,7 @@ def _close_gaps(out: Path, count: int, each: int, wrong: dict[int, str]) -> None
 
 
 def _open(source: Source, folder: Path) -> Dataset:
-    meta = files.read_json(folder / "meta.json")
+    meta = read_meta(folder)
     shape = tuple(meta["shape"])
     skipped = tuple(name for name, _ in meta["broken"])
     if source.probe:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import re
+import stat
 import zipfile
 import zlib
 from collections import Counter
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from gander import files
 from gander.data.images import SUFFIXES, Broken
-from gander.data.layout import Entry, Found, arrange, shown
-from gander.errors import UserError, unknown
+from gander.data.layout import Entry, Found, arrange
+from gander.errors import UserError, shown, unknown
 
 if TYPE_CHECKING:
     from gander.data.hub import Rows
@@ -127,10 +128,10 @@ def _open_folder(where: str, root: Path, split: str | None) -> Source:
         if item.is_dir(follow_symlinks=False):
             continue
         suffix = _suffix(item.name)
-        if suffix not in SUFFIXES or not item.is_file():
+        state = _state_of(item) if suffix in SUFFIXES else None
+        if state is None or not stat.S_ISREG(state.st_mode):
             others[suffix] += 1
             continue
-        state = item.stat()
         found.append((parts, "/".join(parts), state.st_size, (state.st_mtime_ns, state.st_ctime_ns)))
     if not found and others[".parquet"]:
         from gander.data import hub
@@ -145,13 +146,25 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
             for item in items:
                 if _passed_over(item.name):
                     continue
-                if item.is_symlink() and item.is_dir():
-                    raise UserError(f"{shown(item.path)} is a link to a folder, which is not followed; put the images in its place")
+                if item.is_symlink() and os.path.isdir(item.path):
+                    raise UserError(f"{item.path} is a link to a folder, which is not followed; put the images in its place")
                 yield (*above, item.name), item
                 if item.is_dir(follow_symlinks=False):
                     yield from _walk(Path(item.path), (*above, item.name))
     except PermissionError:
-        raise UserError(f"{shown(str(folder))} may not be read; give yourself the right to") from None
+        raise UserError(f"{folder} may not be read; give yourself the right to") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder} changed while it was listed; say the same again when it is at rest") from None
+
+
+def _state_of(item: os.DirEntry[str]) -> os.stat_result | None:
+    """Of the file that a link leads to; None where it leads nowhere, and for a file that has just gone."""
+    try:
+        return item.stat()
+    except PermissionError:
+        raise UserError(f"{item.path} may not be read; give yourself the right to") from None
+    except OSError:
+        return None
 
 
 def _open_zip(where: str, path: Path, split: str | None) -> Source:
@@ -210,7 +223,9 @@ def _of_zip(archive: zipfile.ZipFile, path: str) -> bytes:
         return files.read_entry(archive, path)
     except UserError:
         raise Broken("inflates to more than it states") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+    except KeyError:
+        raise Broken("is no longer in the archive") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, OverflowError) as error:
         raise Broken(f"cannot be unpacked ({shown(str(error)) or type(error).__name__})") from None
 
 

@@ -27,6 +27,7 @@ RECIPES = {
 }
 
 Recipe = Callable[..., "Experiment"]
+LARGEST = 2**31 - 1  # of a knob that is a whole number: what any tensor takes as a size
 
 
 class Knob(NamedTuple):
@@ -85,6 +86,8 @@ def _check(name: str, knob: Knob, value: Any) -> None:
     elif type(knob.default) is int and knob.default >= 1:
         if type(value) is not int or value < 1:
             raise UserError(f"{name} {value!r} is not a whole number from 1 on; its default is {knob.default}")
+        if value > LARGEST:
+            raise UserError(f"{name} {value:,} is over {LARGEST:,}; its default is {knob.default}")
     elif type(knob.default) is float and not (isinstance(value, int | float) and 0 <= value < math.inf):
         raise UserError(f"{name} {value!r} is not a number from 0 on; its default is {knob.default}")
 
@@ -105,7 +108,7 @@ def rebuild(run: "Run", recipe_file: str | None = None) -> "Experiment":
     try:
         facts = Facts(**run.described["facts"])
         return recipe(facts, **{key: as_typed(value) for key, value in resolve(recipe, run.described["knobs"]).items()})
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{run.folder}/run.json does not fit the recipe {name} ({error}); restore it from a copy") from None
 
 
