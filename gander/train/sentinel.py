@@ -1,7 +1,8 @@
 """A run that goes wrong says so in its log before it shows in its samples.
 
 The sentinel reads each line of the log as it is written and knows nothing else, so that a run that goes on sees what it would
-have seen. Each sign has a limit, stated here; it is told once it has held for `LINES` lines in a row.
+have seen. Each sign has a limit, stated here. What a line shows is told once it has shown for `LINES` lines in a row, a trend
+over twice as many at once; neither again for a while.
 The limits were set between what ten healthy runs and eight broken ones showed: `benchmarks/sentinel.py`.
 """
 
@@ -12,10 +13,10 @@ from typing import Any
 
 from gander.errors import UserError
 
-LINES = 10  # of the log for which a sign must hold; trends are taken over twice as many
+LINES, AGAIN = 10, 100  # lines of the log
 VARIETY = 0.05  # of the variety of real images; below it those of a batch are one image
-GROWTH = 2.0  # of the largest singular value of a weight
-WINNING = 0.01  # of the generator's gradient; where the discriminator's is smaller it has nothing left to learn
+GROWTH = 3.0  # of the largest singular value of a weight
+WINNING = 0.01  # of the generator's gradient; where the discriminator's mostly is smaller it has nothing left to learn
 GRADIENT = 100.0  # times, or times less than, the median of the run so far
 MARGIN = 100.0  # between the mean logits of real and fake images; losses speak of about 1
 
@@ -31,7 +32,9 @@ class Sentinel:
         self.healthy = 0
         self._recent: deque[Mapping[str, Any]] = deque(maxlen=2 * LINES)  # a trend is taken over these
         self._gradients: dict[str, list[float]] = {"generator": [], "discriminator": []}
-        self._held: dict[str, int] = {}  # for how many lines each sign has held
+        self._number = 0
+        self._held: dict[str, int] = {}  # for how many lines in a row each sign has shown
+        self._told: dict[str, int] = {}  # at which line it was told
         for line in lines:
             self.look(line)
 
@@ -39,12 +42,16 @@ class Sentinel:
         """What is to be told after this line of the log, in words; mostly nothing."""
         if "discriminator_loss" not in line:  # a score, or another kind of learner
             return []
+        self._number += 1
         self._recent.append(line)
-        signs = dict(self._signs(line))
+        signs, trends = dict(self._signs(line)), dict(self._trends(line))
         self._held = {sign: self._held.get(sign, 0) + 1 for sign in signs}
-        if not signs:
+        if not signs and not trends:
             self.healthy = line["step"]
-        return [words for sign, words in signs.items() if self._held[sign] == LINES]
+        due = {sign: words for sign, words in signs.items() if self._held[sign] >= LINES} | trends
+        new = {sign: words for sign, words in due.items() if self._number - self._told.get(sign, -AGAIN) >= AGAIN}
+        self._told |= dict.fromkeys(new, self._number)
+        return list(new.values())
 
     def _signs(self, line: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """(name, words) of each sign that this line shows."""
@@ -54,10 +61,8 @@ class Sentinel:
                 yield f"variety{kind}", f"{what}: they vary {fake / real:.2g} times as much as real ones (limit {VARIETY})"
         margin = line["real_logit"] - line["fake_logit"]
         if abs(margin) > MARGIN:
-            yield (
-                "margin",
-                f"the mean logits of real and fake are {margin:.3g} apart (limit {MARGIN:g}): the discriminator explodes",
-            )
+            apart = f"the mean logits of real and fake are {margin:.3g} apart (limit {MARGIN:g})"
+            yield "margin", f"{apart}: the discriminator explodes"
         for network, before in self._gradients.items():
             norm = line[f"{network}_gradient"]
             usual = median(before) if len(before) >= LINES else 0.0
@@ -66,10 +71,10 @@ class Sentinel:
             if norm > GRADIENT * usual > 0 or fades:
                 usually = f"its median so far was {usual:.2g} (limit ×{GRADIENT:g})"
                 yield f"{network} gradient", f"the {network}'s gradient is {norm:.2g}, {usually}"
-        if len(self._recent) == 2 * LINES:
-            yield from self._trends(line)
 
     def _trends(self, line: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        if len(self._recent) < 2 * LINES:
+            return
         first = self._recent[0]
         steps = line["step"] - first["step"]
         for name, sigma in line.items():
@@ -77,7 +82,8 @@ class Sentinel:
                 grew = f"grew from {first[name]:.2g} to {sigma:.2g} in {steps} steps (limit ×{GROWTH:g})"
                 yield "sigma", f"σ of {name.removeprefix('sigma/')} {grew}: the rates are too high"
                 break
-        own, others = (median(line[f"{name}_gradient"] for line in self._recent) for name in ("discriminator", "generator"))
-        if own < WINNING * others:
-            words = f"its gradient is {own:.2g}, the generator's {others:.2g} (limit {WINNING} of it)"
+        usual = median(line["generator_gradient"] for line in self._recent)
+        idle = sum(line["discriminator_gradient"] < WINNING * usual for line in self._recent)
+        if idle > 0.6 * len(self._recent):
+            words = f"in {idle} of the last {len(self._recent)} lines its gradient was under {WINNING} of the generator's"
             yield "winning", f"the discriminator tells all images apart and learns no more: {words}"
