@@ -48,7 +48,7 @@ def train(
         seed: another seed is another run.
         workers: processes that decode images, once; by default one a core.
         log_every: steps between two lines of the log.
-        save_every: steps between two checkpoints. The last two are kept.
+        save_every: steps between two checkpoints. The last two are kept, and to go back to (on-collapse) two older ones.
         sample_every: steps between two grids of samples; 0 is never.
         score_every: steps between two gradings of the samples, for probes; 0 is never.
         keep_every: keep the checkpoints of these steps for good; 0 is none.

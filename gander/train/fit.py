@@ -96,7 +96,7 @@ def fit(
             if saving:
                 must = bool(last or stop or not saved)  # a disk may hang once
                 saved = recovery.save(learner, run, done, went_back, must=must)
-                recovery.prune(run, keep_every, sentinel.healthy)
+                recovery.prune(run, keep_every, None if on_collapse == "warn" else sentinel.healthy)
             journal.bar.update()
     return Outcome(done, stop if done < steps else 0)
 

@@ -32,12 +32,16 @@ def save(learner: Learner, run: Run, step: int, went_back: int, *, must: bool = 
     return distributed.by_chief(write) is not False
 
 
-def prune(run: Run, keep_every: int, healthy: int) -> None:
-    """Keep the last two checkpoints, every `keep_every`-th step, and the last that is not after step `healthy`."""
+def prune(run: Run, keep_every: int, healthy: int | None = None) -> None:
+    """Keep the last two checkpoints and every `keep_every`-th step.
+
+    With `healthy` also the last that is not after that step, to go back to, and the next, which will take its place.
+    """
 
     def delete() -> None:
-        known = [step for step in checkpoint.saved(run.checkpoints) if step <= healthy]
-        checkpoint.prune(run.checkpoints, keep_every, keep=known[-1:])
+        steps = checkpoint.saved(run.checkpoints)
+        before = [step for step in steps if healthy is not None and step <= healthy]
+        checkpoint.prune(run.checkpoints, keep_every, keep=steps[max(0, len(before) - 1) :][:2] if before else ())
 
     distributed.by_chief(delete)
 
@@ -59,15 +63,17 @@ def resume(learner: Learner, run: Run) -> tuple[int, int]:
 
 
 def go_back(learner: Learner, run: Run, healthy: int, went_back: int, why: UserError) -> tuple[int, int]:
-    """To the last checkpoint that is not after step `healthy`, with lower rates: (its step, how often that has been done).
+    """To the last checkpoint that is not after step `healthy`, else to the first: (its step, how often that has been done).
 
-    UserError where that was done TIMES times before. The checkpoints after it are put aside as `<step>.collapsed`.
+    The rates are lowered. UserError where that was done TIMES times before, or there is no checkpoint. Those after it are put
+    aside as `<step>.collapsed`.
     """
     if went_back == TIMES:
         raise UserError(f"{why}; it went back {TIMES} times, to {RATE**TIMES:g} of the rates: take another recipe or knobs")
-    step = max((step for step in checkpoint.saved(run.checkpoints) if step <= healthy), default=-1)
-    if step < 0:
-        raise UserError(f"{why}; no checkpoint is from before that: take lower rates and --run NEW")
+    steps = checkpoint.saved(run.checkpoints)
+    if not steps:
+        raise UserError(f"{why}; there is no checkpoint to go back to: take lower rates and --run NEW")
+    step = max([step for step in steps if step <= healthy] or steps[:1])
     path, _ = checkpoint.find(run.checkpoints, step)
     distributed.barrier()
     _load(learner, run, path, "collapsed")

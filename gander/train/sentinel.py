@@ -26,20 +26,25 @@ class Collapse(UserError):
 
 
 class Sentinel:
-    """Reads a run's log. `healthy` is the last step whose line showed no sign."""
+    """Reads a run's log. `healthy` is a step at which all was well, also in the light of what came after it."""
 
     def __init__(self, lines: Iterable[Mapping[str, Any]] = ()):
         self.healthy = 0
+        self._forget()
+        for line in lines:
+            self.look(line)
+
+    def _forget(self) -> None:
         self._recent: deque[Mapping[str, Any]] = deque(maxlen=2 * LINES)  # a trend is taken over these
         self._gradients: dict[str, list[float]] = {"generator": [], "discriminator": []}
         self._number = 0
         self._held: dict[str, int] = {}  # for how many lines in a row each sign has shown
         self._told: dict[str, int] = {}  # at which line it was told
-        for line in lines:
-            self.look(line)
 
     def look(self, line: Mapping[str, Any]) -> list[str]:
         """What is to be told after this line of the log, in words; mostly nothing."""
+        if "went_back" in line:
+            self._forget()  # what came before was at other rates
         if "discriminator_loss" not in line:  # a score, or another kind of learner
             return []
         self._number += 1
@@ -47,7 +52,7 @@ class Sentinel:
         signs, trends = dict(self._signs(line)), dict(self._trends(line))
         self._held = {sign: self._held.get(sign, 0) + 1 for sign in signs}
         if not signs and not trends:
-            self.healthy = line["step"]
+            self.healthy = self._recent[0]["step"]  # a trend that shows later may have begun with any line since
         due = {sign: words for sign, words in signs.items() if self._held[sign] >= LINES} | trends
         new = {sign: words for sign, words in due.items() if self._number - self._told.get(sign, -AGAIN) >= AGAIN}
         self._told |= dict.fromkeys(new, self._number)
