@@ -44,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, without loading torch
             return _complain("the device's memory is full; take a smaller --batch, or cut it by --accumulate 2, 4, ...")
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
-            return _complain("that takes more memory than there is here; take a smaller --width or --batch")
+            return _complain("that takes more memory than there is here; take a smaller network, batch or image")
         raise
     except BrokenPipeError:  # `gander ls | head`
         sys.stderr.close()

@@ -84,6 +84,17 @@ def cache_folder() -> Path:
     return Path(base) / "gander"
 
 
+def seconds(variable: str, default: float) -> float:
+    """A time that the environment may set. UserError where it is no number of seconds."""
+    asked = os.environ.get(variable, str(default))
+    try:
+        if 0 < (found := float(asked)) < float("inf"):
+            return found
+    except ValueError:
+        pass
+    raise UserError(f"{variable}={asked} is not a number of seconds; set it to {default:g}, or unset it")
+
+
 def need_space(folder: Path, size: int, what: str) -> None:
     """UserError unless `size` bytes are free where `folder` is (or will be)."""
     while not folder.exists():

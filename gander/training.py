@@ -125,7 +125,7 @@ def train(
 
         def folder_of_the_run() -> tuple[Run, bool]:
             if not chief:
-                return Run.open(folder), True
+                return Run(folder, described), True
             held.enter_context(Run.hold(folder))  # before the first file: of two first starts one is refused
             the_run, there = Run.start(folder, described, growing=trial.growing)
             the_run.grow(trial.steps)

@@ -29,7 +29,7 @@ def session(device: torch.device) -> Iterator[None]:
     """Join the processes that torchrun started, for as long as the block runs; nothing where it started none.
 
     It ends with a barrier, so that no process leaves while another still writes, then destroys the group. A process that
-    dies, fails or hangs (see `pulse.patience`) ends the others with a line that names it and its step.
+    dies, fails or hangs (`GANDER_PATIENCE`, in seconds) ends the others with a line that names it and its step.
     """
     global _pulse
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
@@ -174,8 +174,14 @@ def by_chief(function: Callable[[], T]) -> T | None:
         agree(0)
         return result
     if agree(0):
-        raise UserError("the first process has stopped; its own line says why")
+        raise Lost("the first process has stopped; its own line says why")
     return None
+
+
+def chief_says(function: Callable[[], int]) -> int:
+    """The number (-1 or more) that the first process finds, on all: what each found for itself might differ."""
+    found = by_chief(function)
+    return agree(-1 if found is None else found)
 
 
 def chief_first(function: Callable[[], T]) -> T:

@@ -16,28 +16,18 @@ from typing import Any
 
 import torch.distributed as dist
 
-from gander.errors import UserError
+from gander.files import seconds
 
 SILENT = 30.0  # seconds without a sign of life after which a process counts as dead
 GONE = 3.0  # the same, once a collective has failed: gloo notices at once when a process is gone
-
-
-def patience() -> float:
-    """Seconds that a process may keep the others waiting in training: `GANDER_PATIENCE`, by default 600."""
-    asked = os.environ.get("GANDER_PATIENCE", "600")
-    try:
-        if (seconds := float(asked)) > 0:
-            return seconds
-    except ValueError:
-        pass
-    raise UserError(f"GANDER_PATIENCE={asked} is not a number of seconds; set it to 600, or unset it")
 
 
 class Pulse:
     """This process's sign of life, and its watch over the others'. `entered` and `step` are written by the main thread."""
 
     def __init__(self, store: dist.Store, rank: int, size: int):
-        self.rank, self.size, self.patience = rank, size, patience()
+        self.rank, self.size = rank, size
+        self.patience = seconds("GANDER_PATIENCE", 600.0)  # that a process may keep the others waiting in training
         self.step: int | None = None  # until training starts nobody hangs: the first process may prepare images for hours
         self.entered = 0
         self.period = max(0.5, size / 64)  # every process reads what all others wrote
@@ -46,14 +36,17 @@ class Pulse:
         self._over = threading.Event()
         self._seen: dict[int, dict[str, Any]] = {}
         self._changed: dict[tuple[int, str], float] = {}
-        self._thread = threading.Thread(target=self._watch, name="gander's pulse", daemon=True)
+        self._looked = time.monotonic()
         self._tell()
-        self._thread.start()
+        self._threads = [threading.Thread(target=f, name="gander's pulse", daemon=True) for f in (self._watch, self._watch_store)]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, last_words: str = "") -> None:
         """The end of this process's part: with its reason where it is not a good one. Silence means nothing from now on."""
         self._over.set()
-        self._thread.join(timeout=5)
+        for thread in self._threads:
+            thread.join(timeout=5)
         with contextlib.suppress(RuntimeError):  # the store may be gone before us
             self._tell(f"{self._who(self.rank)} failed{self._when()}: {last_words}" if last_words else "done")
 
@@ -70,18 +63,35 @@ class Pulse:
 
     def _watch(self) -> None:
         while not self._over.wait(self.period):
-            try:
-                self._tell()
-                self._look()
-                culprit = self._dead(self.silent) or self._hung()
-            except RuntimeError:  # the store lives in the launcher, or in rank 0
-                culprit = "the process that the others met at is gone"
-            # where the main thread has heard of it too, it ends by its own word
-            if culprit and not self._over.wait(GONE):
+            # Twice, with a while in between: all may have stood still and go on now, and where the main thread has heard
+            # of it too, it ends by its own word.
+            if self._culprit() and not self._over.wait(GONE) and (culprit := self._culprit()):
                 with contextlib.suppress(RuntimeError):
                     self._tell(culprit if culprit.startswith(f"rank {self.rank} ") else "done")
-                print(f"gander: {with_advice(culprit)}", file=sys.stderr, flush=True)
-                os._exit(1)  # the main thread waits inside a collective and hears nothing
+                self._end(culprit)
+
+    def _watch_store(self) -> None:
+        """A store that stands still lets nobody ask it the time."""
+        before = time.monotonic()
+        while not self._over.wait(self.period):
+            now = time.monotonic()
+            if now - before > 10 * self.period:  # we stood still ourselves
+                self._looked = now
+            before = now
+            if now - self._looked > max(self.silent, self.patience):
+                self._end("the process that the others met at does not answer")
+
+    def _culprit(self) -> str | None:
+        try:
+            self._tell()
+            self._look()
+            return self._dead(self.silent) or self._hung()
+        except RuntimeError:  # the store lives in the launcher, or in rank 0
+            return "the process that the others met at is gone"
+
+    def _end(self, culprit: str) -> None:
+        print(f"gander: {with_advice(culprit)}", file=sys.stderr, flush=True)
+        os._exit(1)  # the main thread waits inside a collective and hears nothing
 
     def _tell(self, end: str = "") -> None:
         now = {"step": self.step, "entered": self.entered, "beat": time.monotonic(), "host": socket.gethostname(), "end": end}
@@ -89,7 +99,7 @@ class Pulse:
 
     def _look(self) -> None:
         there = [rank for rank in range(self.size) if rank in self._seen or self._store.check([str(rank)])]
-        now = time.monotonic()
+        now = self._looked = time.monotonic()
         for rank, text in zip(there, self._store.multi_get([str(rank) for rank in there]), strict=True):
             told = json.loads(text)
             for key in ("beat", "entered"):

@@ -26,17 +26,15 @@ from gander.errors import UserError
 from gander.files import read_json, sha256, sync_folder, write_json
 from gander.train.belief import check_archive
 
-WITHIN = 30.0  # seconds that a save may take: what a cluster leaves a job between its signal and its end
-
 
 class GivenUp(UserError):
     """A save that took too long."""
 
 
-def save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Mapping[str, Any], within: float = WITHIN) -> Path:
+def save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Mapping[str, Any], seconds: float = 30.0) -> Path:
     """Write `folder/<step>` and return it. Nothing of an earlier checkpoint is touched.
 
-    UserError where the disk is full; GivenUp, a kind of it, where the disk takes longer than `within` seconds.
+    UserError where the disk is full; GivenUp, a kind of it, where the disk takes longer than so many seconds.
     """
     given_up = threading.Event()
     done: list[Path | BaseException] = []
@@ -51,13 +49,13 @@ def save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Mapp
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
     try:
-        writer.join(within)
+        writer.join(seconds)
     finally:
         given_up.set()  # also by a second Ctrl-C: what is half written then stays without its name
     if not done:
         raise GivenUp(
-            f"the save of step {step} into {folder} took longer than {within:g} s and was given up; the checkpoints before are "
-            "whole: look after that disk"
+            f"the save of step {step} into {folder} took longer than {seconds:g} s and was given up; the checkpoints before are "
+            "whole: look after that disk, or give it more by GANDER_SAVE_SECONDS=300"
         )
     if isinstance(done[0], BaseException):
         raise done[0]
@@ -66,8 +64,7 @@ def save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Mapp
 
 def _save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Mapping[str, Any], given_up: threading.Event) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".*.tmp"):  # by a kill; there is one writer
-        shutil.rmtree(left, ignore_errors=True)
+    tidy(folder)
     final = folder / f"{step:08d}"
     temporary, aside = folder / f".{final.name}.tmp", folder / f".{final.name}.old.tmp"
     temporary.mkdir()
@@ -97,6 +94,15 @@ def _save(folder: Path, step: int, networks: Mapping[str, nn.Module], state: Map
         raise
     shutil.rmtree(aside, ignore_errors=True)
     return final
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a kill left in the middle of a save, once what it had put aside is back. For the one writer alone."""
+    for aside in folder.glob(".*.old.tmp"):
+        if not (final := folder / aside.name[1:].removesuffix(".old.tmp")).exists():
+            os.replace(aside, final)
+    for left in folder.glob(".*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _write_network(file: Path, network: nn.Module, metadata: dict[str, str]) -> None:

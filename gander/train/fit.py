@@ -16,12 +16,8 @@ from gander.signals import heard
 from gander.train import recovery
 from gander.train.journal import Journal
 from gander.train.learner import Learner
-from gander.train.sentinel import Collapse, Sentinel
+from gander.train.sentinel import Collapse, NotFinite, Sentinel
 
-ADVICE = (
-    "the run was stopped, and nothing of this reached a checkpoint; the same again would end there too: take --on-collapse "
-    "rollback, or lower rates or --precision fp32 and --run NEW (--init RUN keeps its weights)"
-)
 Watcher = tuple[int, Callable[[Learner, int], dict[str, float]]]  # every so many steps, a function of (learner, step)
 
 
@@ -49,8 +45,9 @@ def fit(
     "rollback" the run goes back to its last healthy checkpoint with lower rates. Raises UserError where a loss, a gradient
     or a weight is no finite number, before it reaches a checkpoint ("rollback" goes back there too).
     """
-    done, went_back = recovery.resume(learner, run)
-    sentinel = Sentinel(run.logged())
+    done, back = recovery.resume(learner, run)
+    chief, first_rates = distributed.rank() == 0, back.times == 0
+    sentinel = Sentinel(run.logged() if chief else (), again=on_collapse != "warn")
     journal = Journal(run, steps, batch * learner.draws_per_step, done, tensorboard)
     watchers = [(every, watch) for every, watch in watchers if every]
     recent: list[tuple[int, dict[str, Tensor]]] = []
@@ -58,8 +55,8 @@ def fit(
     with heard() as asked, journal:
         if done == 0 and sample_every:
             journal.samples(learner, 0, seed)
-        if done == 0 and on_collapse == "rollback":
-            recovery.save(learner, run, 0, 0)
+        if done == 0 and first_rates and on_collapse == "rollback":
+            recovery.save(learner, run, 0, back)
         while done < steps and not stop:
             distributed.at(done + 1)
             torch.manual_seed(draws.key_seed("layers", seed, done))  # for what layers draw themselves, as dropout does
@@ -69,33 +66,37 @@ def fit(
             last = done == steps
             due = [watch for every, watch in watchers if done % every == 0 or last]
             logging, saving = done % log_every == 0 or last, done % save_every == 0 or last or stop
+            looking, why = logging or saving or due, None
             try:
-                if logging or saving or due:
+                if looking:
                     values = _checked(recent, learner if saving else None)
-                    recent.clear()
                     if logging:
                         values |= _finite(done, learner.details())
                         journal.log(done, values)
-                        for words in sentinel.look({"step": done, **values}):
+                        for words in sentinel.look({"step": done, **values}) if chief else ():
                             if on_collapse != "warn":
-                                raise Collapse(f"step {done}: {words}")
+                                raise Collapse(f"step {done}: {words}; it was well at step {sentinel.healthy}")
                             journal.say(f"warning: step {done:,}: {words}")
                     for watch in due:
                         journal.watched(done, _finite(done, watch(learner, done)))
-            except Collapse as why:
+            except Collapse as found:
+                why = found
+            if looking and distributed.agree(int(why is not None)):
+                why = why or Collapse(f"step {done}: another process saw the run go wrong; its own line says how")
                 if on_collapse != "rollback":
-                    raise Collapse(f"{why}; {ADVICE}") from None
-                fallen = done
-                done, went_back = recovery.go_back(learner, run, sentinel.healthy, went_back, why)
-                journal.went_back(fallen, done, went_back, why)
-                sentinel = Sentinel(run.logged())
+                    raise type(why)(f"{why}; the run was stopped{why.advice}") from None
+                done, back = recovery.go_back(learner, run, sentinel.healthy, back, done, why)
+                journal.went_back(done, back.times, why)
+                sentinel = Sentinel(run.logged() if chief else ())
+            if looking:
                 recent.clear()
+            if why:
                 continue
             if sample_every and (done % sample_every == 0 or last):
                 journal.samples(learner, done, seed)
             if saving:
                 must = bool(last or stop or not saved)  # a disk may hang once
-                saved = recovery.save(learner, run, done, went_back, must=must)
+                saved = recovery.save(learner, run, done, back, must=must)
                 recovery.prune(run, keep_every, None if on_collapse == "warn" else sentinel.healthy)
             journal.bar.update()
     return Outcome(done, stop if done < steps else 0)
@@ -112,15 +113,24 @@ def _checked(recent: list[tuple[int, dict[str, Tensor]]], learner: Learner | Non
     for (step, values), row in zip(recent, rows, strict=True):
         for name, value in zip(values, row, strict=True):
             if not math.isfinite(value):
-                raise Collapse(_not_finite(step, name.replace("_", " "), value))
-    for network_name, network in (learner.networks if learner else {}).items():
+                raise NotFinite(_not_finite(step, name.replace("_", " "), value))
+    if learner:
+        odd = _odd_tensor(learner)
+        if distributed.agree(int(odd is not None)):
+            raise NotFinite(_not_finite(recent[-1][0], odd or "weight of another process", math.nan))
+    return dict(zip(recent[-1][1], rows[-1], strict=True))
+
+
+def _odd_tensor(learner: Learner) -> str | None:
+    """The name of a parameter or buffer that is not finite, if there is one."""
+    for network_name, network in learner.networks.items():
         named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         floats = {name: tensor for name, tensor in named.items() if tensor.is_floating_point() and tensor.numel()}
         finite = torch.stack([tensor.detach().isfinite().all() for tensor in floats.values()]).tolist()
         for name, fine in zip(floats, finite, strict=True):
             if not fine:
-                raise Collapse(_not_finite(recent[-1][0], f"{network_name}'s {name}", math.nan))
-    return dict(zip(recent[-1][1], rows[-1], strict=True))
+                return f"{network_name}'s {name}"
+    return None
 
 
 def _finite(step: int, values: Mapping[str, Tensor | float]) -> dict[str, float]:
@@ -128,7 +138,7 @@ def _finite(step: int, values: Mapping[str, Tensor | float]) -> dict[str, float]
     numbers = {name: float(value) for name, value in values.items()}
     for name, number in numbers.items():
         if not math.isfinite(number):
-            raise Collapse(_not_finite(step, name, number))
+            raise NotFinite(_not_finite(step, name, number))
     return numbers
 
 

@@ -50,8 +50,7 @@ class Journal:
         self._write({"step": step, **values})
         self.say(f"step {step:,}  " + "  ".join(f"{name} {value:.3g}" for name, value in values.items()))
 
-    def went_back(self, fallen: int, step: int, times: int, why: Exception) -> None:
-        self._write({"step": step, "went_back": times, "from": fallen})
+    def went_back(self, step: int, times: int, why: Exception) -> None:
         self.bar.n = self.since = step
         self.clock = time.perf_counter()
         self.say(f"{why}; went back to step {step:,} with lower rates, time {times} of {recovery.TIMES}")

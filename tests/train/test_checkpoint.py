@@ -145,6 +145,16 @@ def test_equal_states_are_equal_files(tmp_path):
         assert (again / "manifest.json").read_bytes() == (first / "manifest.json").read_bytes()
 
 
+def test_a_kill_between_the_two_renames_of_a_save_costs_nothing(tmp_path):
+    """The same step again: the one that was there is put aside first, and comes back where the new one never came."""
+    checkpoint.save(tmp_path, 3, {"net": net(0)}, STATE)
+    (tmp_path / "00000003").rename(tmp_path / ".00000003.old.tmp")
+    (tmp_path / ".00000003.tmp").mkdir()
+    checkpoint.tidy(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["00000003"]
+    assert checkpoint.damage(tmp_path / "00000003") is None
+
+
 def test_a_save_that_takes_too_long_is_given_up(tmp_path, monkeypatch):
     """The disk hangs: the checkpoint before stays, nothing appears later, and the next save works."""
     checkpoint.save(tmp_path, 1, {"net": net(0)}, STATE)
@@ -152,7 +162,7 @@ def test_a_save_that_takes_too_long_is_given_up(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "sync_folder", lambda folder: (hanging.wait(), awake.set()))
         with pytest.raises(checkpoint.GivenUp, match=r"step 2 .* longer than 0.2 s and was given up; the che"):
-            checkpoint.save(tmp_path, 2, {"net": net(0)}, STATE, within=0.2)
+            checkpoint.save(tmp_path, 2, {"net": net(0)}, STATE, seconds=0.2)
         hanging.set()  # the disk is back, and the thread that waited for it goes on
         assert awake.wait(10)
     assert checkpoint.find(tmp_path)[0].name == "00000001"

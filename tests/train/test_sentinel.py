@@ -113,8 +113,9 @@ class Falling:
 
 def trained(run, limit, on_collapse, steps=16, **more):
     learner, batches = make("article")
-    faulty = Falling(learner, limit, **more)
     options = {"steps": steps, "batch": 12, "log_every": 1, "save_every": 2, "sample_every": 4, "on_collapse": on_collapse}
+    options |= {name: more.pop(name) for name in ("save_every",) if name in more}
+    faulty = Falling(learner, limit, **more)
     return faulty, fit(faulty, batches, run, **options)
 
 
@@ -204,3 +205,75 @@ def test_what_came_before_going_back_is_no_trend():
     after = [healthy(10 * i, **grown) for i in range(2 * LINES, 5 * LINES)]
     assert told([*lines, *after])
     assert not told([*lines, {"step": 10 * (2 * LINES - 1), "went_back": 1, "from": 300}, *after])
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_once_it_went_back(run, monkeypatch, before_the_line, **options):
+    """A run that dies right after it went back: before or after the line of the log that says so."""
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if before_the_line:
+            patch.setattr(recovery, "_log", lambda run, step, back: die() if back.times else None)
+        else:
+            patch.setattr("gander.train.journal.Journal.went_back", die)
+        with pytest.raises(Killed):
+            trained(run, 7e-5, "rollback", **options)
+
+
+def said(run):
+    return [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in run.logged()]
+
+
+@pytest.mark.parametrize("before_the_line", [True, False])
+@pytest.mark.parametrize("way", ["alike", "nan"])
+def test_a_kill_right_after_going_back_changes_nothing(way, before_the_line, run, soon, tmp_path, monkeypatch):
+    whole, _ = trained(run, 7e-5, "rollback", way=way)
+    other = Run.start(tmp_path / "other", DESCRIBED)[0]
+    killed_once_it_went_back(other, monkeypatch, before_the_line, way=way)
+    resumed, _ = trained(other, 7e-5, "rollback", way=way)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(resumed)[name]), name
+    assert said(other) == said(run)
+    last = [(r.checkpoints / "00000016" / "manifest.json").read_text() for r in (run, other)]
+    assert last[0] == last[1]
+
+
+def test_a_restart_after_going_back_to_the_start_keeps_the_count(run, soon, monkeypatch):
+    killed_once_it_went_back(run, monkeypatch, False, save_every=50)
+    assert checkpoint.load_state(run.checkpoints / "00000000")["went_back"] == 1
+    learner, outcome = trained(run, 7e-5, "rollback", save_every=50)
+    assert outcome == (16, 0)
+    assert checkpoint.load_state(run.checkpoints / "00000016")["went_back"] == 1
+    assert learner.generator_optimizer.param_groups[0]["lr"] == 0.5e-4
+
+
+def test_the_rates_are_those_of_the_count_wherever_it_goes_back_to(run, soon):
+    """The second time it goes back to a checkpoint from before the first."""
+    learner, _ = trained(run, 1, "warn", steps=4)
+    assert recovery.go_back(learner, run, 4, recovery.Back(), 9, UserError("first"))[0] == 4
+    assert recovery.go_back(learner, run, 2, recovery.Back(1, 9), 9, UserError("second")) == (2, recovery.Back(2, 9))
+    assert learner.generator_optimizer.param_groups[0]["lr"] == 0.25e-4
+
+
+def test_a_damaged_checkpoint_is_not_gone_back_to(run, soon):
+    learner, _ = trained(run, 1, "warn", steps=4)
+    (run.checkpoints / "00000004" / "generator.safetensors").write_bytes(b"")
+    assert recovery.go_back(learner, run, 4, recovery.Back(), 9, UserError("why"))[0] == 2
+
+
+def test_a_run_that_warned_is_told_again_when_asked_to_go_back(run, soon):
+    trained(run, 7e-5, "warn", steps=15)
+    learner, outcome = trained(run, 7e-5, "rollback", steps=16)
+    assert outcome == (16, 0)
+    assert learner.generator_optimizer.param_groups[0]["lr"] == 0.5e-4
+
+
+@pytest.mark.parametrize("line", [{"step": 10, "discriminator_loss": 1.0}, healthy(10, real_logit="high"), {"step": 10, "loss": 2}])
+def test_a_line_of_another_kind_says_nothing(line):
+    assert told([line] * 3 * LINES) == []
