@@ -4,7 +4,7 @@
 
     plain    two products with the map between them, kept for backward: quickest while the maps of a batch stay in cache
     fused    torch's scaled_dot_product_attention, on zero-padded operands where its kernels ask for equal widths
-    chunked  query blocks of about 2 MB of scores; backward makes each block anew: O(n + m) memory, any widths, no padding
+    chunked  query blocks of about 1 MB of scores; backward makes each block anew: O(n + m) memory, any widths, no padding
 
 All three have second derivatives (gradient penalties ask for them). The fused kernels have none of their own and the
 chunked form would need a third pass, so both of them differentiate the plain formula when, and only when, a gradient is
@@ -20,13 +20,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 Way = Literal["plain", "fused", "chunked"]
 
-# Scores in one block; two arrays of them are in use at a time. Half of it is 2-6 % quicker with c = 64 and 7 % slower with
-# c = 256, twice of it 5-14 % slower and 9 % quicker (Zen 4, one thread): the middle, near the caches of one core.
-BLOCK = 1 << 19
+# Scores in one block; two arrays of them are in use at a time, so about the cache of one core. Against twice of it: with
+# c = 64 8 % quicker at 16², 2 % slower at 64²; with c = 256 0-4 % slower (Zen 4, one thread); half the memory.
+BLOCK = 1 << 18
 # Scores of a whole batch up to which the plain product was the quickest on a CPU: 2 MB in fp32. With wide values the
 # softmax is a smaller share of the work, and making the map again saves less: twice that from WIDE on.
 PLAIN, WIDE = 1 << 19, 128
@@ -73,8 +72,7 @@ def _own_precision(device_type: str) -> AbstractContextManager[Any]:
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    out = _map(q, k, scale).to(v.dtype) @ v
-    return _by_channel(out) if v.stride(-1) != 1 else out  # sums with x run up to 1.15x as quick in the layout of x
+    return _map(q, k, scale).to(v.dtype) @ v
 
 
 def _map(q: Tensor, k: Tensor, scale: float) -> Tensor:
@@ -145,7 +143,7 @@ def _plain_gradients(
 
 
 class _Chunked(torch.autograd.Function):
-    """Blocks of queries, or of whole images where their maps are small. Saves q, k, v and the result.
+    """Blocks of queries, or of whole images where their maps are small. Saves q, k and v. Second order as in _SecondOrder.
 
     The log-sum-exp is not saved: one fused softmax a block costs less than the two passes of exp(s - lse), and finding it
     would add a pass to forward (measured: 1.2x forward, 1.04x backward).
@@ -153,53 +151,46 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        ctx.set_materialize_grads(False)  # no gradient comes this way under create_graph
-        out = _chunked_forward(q, k, v, scale)
-        ctx.save_for_backward(q, k, v, out)
+        ctx.save_for_backward(q, k, v)
         ctx.scale = scale
-        return out
+        return _chunked_forward(q, k, v, scale)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return None, None, None, None
-        q, k, v, out = ctx.saved_tensors
-        with _own_precision(q.device.type):
-            return *_chunked_gradients(grad, q, k, v, out, ctx.scale, ctx.needs_input_grad[:3]), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v = ctx.saved_tensors
+        gradients = _plain_gradients if torch.is_grad_enabled() else _chunked_gradients
+        with _own_precision(grad.device.type):
+            return *gradients(grad, q, k, v, ctx.scale, ctx.needs_input_grad[:3]), None
 
 
 def _chunked_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    (b, heads, n, _), m, e = q.shape, k.shape[2], v.shape[3]
-    by_channel = v.stride(-1) != 1  # the result is laid out as v is, so that the layer need not copy it
-    out = v.new_empty(b * heads, e, n).mT if by_channel else v.new_empty(b * heads, n, e)
-    q, k, v = (t.flatten(0, 1).to(_wide(t.dtype)) for t in (_scaled(q, scale), k, v))
+    (b, heads, n, _), m, e, dtype = q.shape, k.shape[2], v.shape[3], v.dtype
+    q, k, v = (t.flatten(0, 1).to(_wide(dtype)) for t in (_scaled(q, scale), k, v))
+    out = v.new_empty(b * heads, n, e)
     for image, rows, (scores, p) in _blocks(q, m):
         torch.bmm(q[image, rows], k[image].mT, out=scores)
         torch.softmax(scores, -1, out=p)
-        out[image, rows] = torch.bmm(p, v[image])
-    return out.unflatten(0, (b, heads))
+        torch.bmm(p, v[image], out=out[image, rows])
+    return out.unflatten(0, (b, heads)).to(dtype)
 
 
-def _chunked_gradients(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float, needed: Sequence[bool]
-) -> list[Tensor | None]:
+def _chunked_gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, needed: Sequence[bool]) -> list[Tensor | None]:
     (b, heads, _, _), m, dtype = q.shape, k.shape[2], q.dtype
-    wide = _wide(dtype)
-    # g · dp summed over the keys, without dp: (g vᵀ · p) summed is g · (p v)
-    mean = (grad.to(wide) * out.to(wide)).sum(-1, keepdim=True).flatten(0, 1)
-    q, k, v, grad = (_by_channel(t.flatten(0, 1).to(wide)) for t in (_scaled(q, scale), k, v, grad))
-    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    q, k, v, grad = (t.flatten(0, 1).to(_wide(dtype)) for t in (_scaled(q, scale), k, v, grad))
+    # dq and dk as (channels, positions): with as few channels as theirs, BLAS takes 1/2 to 1/10 of the time that way round
+    dq, dk, dv = q.new_empty(q.mT.shape), k.new_empty(k.mT.shape), torch.empty_like(v)
     for image, rows, (scores, p) in _blocks(q, m):
         torch.bmm(q[image, rows], k[image].mT, out=scores)
         torch.softmax(scores, -1, out=p)
+        beta = min(rows.start, 1)  # the first block of an image writes, the others add
         if needed[2]:
-            dv[image].baddbmm_(p.mT, grad[image, rows])
+            dv[image].baddbmm_(p.mT, grad[image, rows], beta=beta)
         if needed[0] or needed[1]:
-            ds = torch.bmm(grad[image, rows], v[image].mT, out=scores).sub_(mean[image, rows]).mul_(p)
-            dq[image, rows] = torch.bmm(ds, k[image])
-            dk[image].baddbmm_(ds.mT, q[image, rows])
-    grads = _scaled(dq, scale), dk, dv
+            ds = torch.bmm(grad[image, rows], v[image].mT, out=scores)
+            torch.ops.aten._softmax_backward_data.out(ds, p, -1, ds.dtype, grad_input=ds)
+            dq[image, :, rows] = torch.bmm(k[image].mT, ds.mT)
+            dk[image].baddbmm_(q[image, rows].mT, ds, beta=beta)
+    grads = _scaled(dq.mT, scale), dk.mT, dv
     return [g.unflatten(0, (b, heads)).to(dtype) if want else None for g, want in zip(grads, needed, strict=True)]
 
 
@@ -220,13 +211,8 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in HALF else dtype
 
 
-def _by_channel(t: Tensor) -> Tensor:
-    """Laid out (b, c, n): the products of backward sum over queries, and BLAS is 1.7x as quick when they lie closest."""
-    return t.mT.contiguous().mT
-
-
 WAYS: dict[Way, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
     "plain": _plain,
     "fused": lambda q, k, v, scale: _SecondOrder.apply(_fused(q, k, v, scale), q, k, v, scale),
-    "chunked": lambda q, k, v, scale: _SecondOrder.apply(_Chunked.apply(q, k, v, scale), q, k, v, scale),
+    "chunked": _Chunked.apply,
 }

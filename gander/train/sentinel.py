@@ -78,7 +78,8 @@ class Sentinel:
 
     def _signs(self, line: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """(name, words) of each sign that this line shows."""
-        for kind, what in (("", "the images of a batch are alike"), ("_colour", "the images of a batch have one colour")):
+        kinds = (("", "the images of a batch are alike"), ("_colour", "the images of a batch have one colour"))
+        for kind, what in kinds if len(self._recent) == 2 * LINES else ():  # at first they are: grey
             real, fake = line.get(f"variety/real{kind}", 0.0), line.get(f"variety/fake{kind}", 0.0)
             if fake < VARIETY * real:
                 yield f"variety{kind}", f"{what}: they vary {fake / real:.2g} times as much as real ones (limit {VARIETY})"

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradgradcheck
+from torch.nn.utils.parametrize import register_parametrization
 
 from gander.attention import Residual, SelfAttention, kernels
 from gander.errors import UserError
@@ -166,6 +167,75 @@ def test_both_memory_formats(monkeypatch, how, way):
     torch.testing.assert_close(layer(last), layer(x))
     assert layer(last).is_contiguous(memory_format=torch.channels_last)
     assert layer(x).is_contiguous()
+
+
+@variants
+def test_takes_images_that_are_views(how):
+    layer, whole = born(**how), image(h=6, w=10)
+    for x in (whole[:, :, 1:, ::2], whole.mT[1:], image(c=20)[:, 2:18], image(b=0)):
+        torch.testing.assert_close(layer(x), layer(x.contiguous()))
+
+
+@variants
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_reads_each_weight_once(how, memory_format):
+    """A weight that is read twice goes through two power iterations."""
+
+    class Reads(torch.nn.Module):
+        count = 0
+
+        def forward(self, weight):
+            self.count += 1
+            return weight.clone()
+
+    layer, reads = born(**how), []
+    for conv in [m for m in layer.modules() if isinstance(m, torch.nn.Conv2d)]:
+        reads.append(Reads())
+        register_parametrization(conv, "weight", reads[-1], unsafe=True)
+    layer(image().contiguous(memory_format=memory_format))
+    assert [r.count for r in reads] == [1] * len(reads)
+
+
+@variants
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*:FutureWarning")
+def test_honours_the_old_spectral_norm(how):
+    """torch.nn.utils.spectral_norm makes the weight in a hook before the convolution's forward."""
+    layer, x = born(**how), image()
+    convs = [m for m in layer.modules() if isinstance(m, torch.nn.Conv2d)]
+    for conv in convs:
+        torch.nn.utils.spectral_norm(conv)
+    before = [conv.weight_u.clone() for conv in convs]
+    layer(x).square().sum().backward()
+    assert all((conv.weight_orig.grad != 0).any() for conv in convs)
+    assert not any(torch.equal(conv.weight_u, u) for conv, u in zip(convs, before, strict=True))
+    layer.eval()
+    torch.testing.assert_close(layer(x), written_out(layer, x))
+
+
+@variants
+def test_what_is_put_in_the_place_of_a_convolution_is_called(how):
+    """As adapters do, and forward hooks."""
+
+    class Doubled(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return 2 * self.inner(x)
+
+    layer, x = born(**how), image()
+    for conv in layer.children():
+        if getattr(conv, "bias", None) is not None:
+            torch.nn.init.zeros_(conv.bias)
+    twice = born(**how)
+    twice.load_state_dict(layer.state_dict())
+    twice.value = Doubled(twice.value)
+    with torch.no_grad():
+        layer.gamma *= 2
+    torch.testing.assert_close(twice(x), layer(x))
+    layer.value.register_forward_hook(lambda module, inputs, out: 0 * out)
+    torch.testing.assert_close(layer(x) if isinstance(layer.output, torch.nn.Identity) else x, x)
 
 
 @variants
