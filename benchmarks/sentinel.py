@@ -6,7 +6,7 @@ Small GANs on probes (16 px, width 8, batch 16, a line of the log every 10 steps
 a batch of 2, no spectral norm (with the hinge loss, and with Wasserstein's, which nothing else bounds), the generator's rate
 times 100. Healthy: ten of other recipes, losses, penalties, data and seeds. For each run the table says when the sentinel
 spoke first and of what, and which share of 1,000 samples at the end obeys the probe's rule. The last two have
-`--on-collapse rollback`: one that lower rates can save, and one that three halvings cannot.
+`--on-collapse rollback`: how it goes on from there.
 """
 
 import argparse
@@ -39,7 +39,7 @@ HEALTHY = {
 }
 ROLLBACK = {"on_collapse": "rollback"}
 MENDED = {
-    "sagan, G rate ×20, rollback": ("sagan", "twins", {"generator_lr": 0.002, **ROLLBACK}),
+    "sagan, both rates ×40, rollback": ("sagan", "twins", {"generator_lr": 0.004, "discriminator_lr": 0.016, **ROLLBACK}),
     "sagan, D rate ×100, rollback": ("sagan", "twins", {"discriminator_lr": 0.04, **ROLLBACK}),
 }
 
