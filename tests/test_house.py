@@ -10,7 +10,7 @@ import gander
 ROOT = Path(gander.__file__).parent
 # The floors of docs/architecture.md. A room is a folder or a file of the package.
 FLOORS = [
-    "errors files distributed draws attention layers losses penalties optimizers probes grids signals",
+    "errors files distributed draws attention layers losses penalties optimizers probes grids signals metrics",
     "run data models",
     "train",
     "recipes",
