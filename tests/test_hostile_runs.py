@@ -151,7 +151,7 @@ def test_memory_that_is_not_there_is_one_line(error, capsys, monkeypatch):
 
     monkeypatch.setattr(cli, "_run", full)
     assert cli.main(["ls"]) == 2
-    assert capsys.readouterr().err == "gander: that takes more memory than there is here; take a smaller --width or --batch\n"
+    assert capsys.readouterr().err == "gander: that takes more memory than there is here; take a smaller network, batch or image\n"
 
 
 @pytest.mark.parametrize("width", [10**6, 2**31 - 1, 2**31, 10**12, 10**30])
