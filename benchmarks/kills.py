@@ -4,9 +4,9 @@
 
 For each game (a recipe and its knobs) one run goes straight to its end and keeps every checkpoint. A second run of the same
 words is killed again and again, a tenth of the times inside a save, and started again by the same words (`workers` changes
-from start to start where the game says so). A kill counts as equal if every checkpoint of the process that went on after it
-has the hashes of the straight run's checkpoint of that step (weights, buffers, averages, optimisers, loss scales), and if
-at the end the whole log (without its clock) and all grids of samples are equal to the last bit.
+from start to start where the game says so). The kills of a run count as equal if at each of them and at the end every checkpoint
+has the hashes of the straight run's checkpoint of that step (weights, buffers, averages, optimisers, loss scales), and if at
+the end the whole log (without its clock) and all grids of samples are equal to the last bit.
 
 Processes are forked from one that has imported torch and computed nothing: dead is dead, and a start costs no seconds.
 """
@@ -118,23 +118,23 @@ def game(name: str, folder: Path, data: Path, kills: int, steps: int, draw: rand
     finished([*words, "--run", str(straight), "--keep-every", "5"], folder / "straight.txt")
     length = time.monotonic() - before
     expected = hashes(straight)
-    count = {"kills": 0, "inside a save": 0, "equal": 0}
+    count = {"kills": 0, "inside a save": 0}
+    equal = True
     while count["kills"] < kills:
         workers = ["--workers", str(draw.randrange(1, 4))] if name == "workers change" else []
         again = [*words, "--run", str(broken), *workers]
         inside = count["kills"] % 10 == 9 or (count["kills"] + 1 == kills and not count["inside a save"])
         was = killed(again, folder / "killed.txt", broken / "checkpoints", inside, draw, length / 3)
         if was is None:  # it came to its end: the rest of the kills are of a new run
-            count["equal"] -= 1000 * (not same(straight, broken))
+            equal &= same(straight, broken)
             broken = folder / f"killed{count['kills']}"
             continue
         count["kills"] += 1
         count["inside a save"] += was
-        count["equal"] += hashes(broken).items() <= expected.items()
+        equal &= hashes(broken).items() <= expected.items()
     finished([*words, "--run", str(broken)], folder / "killed.txt")
-    if not same(straight, broken):
-        count["equal"] = 0
-    return count
+    equal &= same(straight, broken)
+    return count | {"equal": count["kills"] * equal}
 
 
 def same(straight: Path, broken: Path) -> bool:
