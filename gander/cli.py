@@ -19,6 +19,7 @@ VERBS = {
     "show": "a recipe's knobs with their reasons, its networks' sizes, what a step costs here",
     "train": "train a recipe on a folder of images, or go on with a run",
     "sample": "images from a trained run: a sheet, files, a film strip, a GIF",
+    "score": "how good a run's samples are: Fréchet and kernel distance, precision and recall, memorisation",
     "check": "what is in a folder, zip or data set of images",
     "cp": "copy a recipe to a file of your own",
     "doctor": "what works on this machine",
@@ -77,12 +78,15 @@ def _run(words: list[str]) -> int:
     from gander import verbs
 
     function = verbs.VERBS[verb]
-    places = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    given, words = _positional(verb, places, words)
+    parameters = inspect.signature(function).parameters.values()
+    given, words = _positional(verb, [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD], words)
+    several: list[str] = []
+    while words and not words[0].startswith("-") and any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        several.append(words.pop(0))
     knobs = _knobs(given["recipe"]) if verb in WITH_KNOBS else {}
-    program = f"gander {verb} {' '.join(given.values())}".strip()
+    program = f"gander {verb} {' '.join([*given.values(), *several])}".strip()
     values = _parse(program, function, _flags(function), knobs, words)
-    outcome = function(**given, **values)
+    outcome = function(*given.values(), *several, **values)
     return 128 + outcome.signal if verb == "train" and outcome.signal else 0
 
 

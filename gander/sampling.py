@@ -1,6 +1,6 @@
 """From a run folder to images: load the generator, draw, write."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gander import grids, recipes
 from gander.errors import UserError, unknown
-from gander.probes import PROBES
 from gander.run import Run
 from gander.train import checkpoint
 from gander.train.ema import ready
@@ -115,21 +114,3 @@ def write(path: Path, images: Tensor, columns: int | None = None, first: int = 0
     else:
         for i, image in enumerate(pixels, start=first):
             grids.save_png(path / f"{i:06d}.png", np.asarray(image))
-
-
-def grader(data: str, every: int, seed: int, channels: int = 3) -> tuple[int, Callable[[Any, int], dict[str, float]]]:
-    """A watcher that grades 1,000 samples by the probe they were trained on. UserError for other data."""
-    if not data.startswith("probe:"):
-        raise UserError(f"--score-every grades samples of probes, and {data} is none; leave it out")
-    if channels != 3:
-        raise UserError(f"--score-every grades colours, and --channels {channels} has none; leave one of them out")
-    probe = PROBES[data.removeprefix("probe:")]
-
-    def grade(learner: Any, step: int) -> dict[str, float]:
-        generator = learner.sampler()
-        latents, labels = latents_of(generator, seed, range(1000))
-        images = images_of(generator, latents, labels, device=learner.precision.device)
-        grades = probe.grade(images, labels if generator.num_classes else None)
-        return {f"{probe.name}/{name}": value for name, value in grades.items()}
-
-    return every, grade

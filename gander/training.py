@@ -29,6 +29,7 @@ def train(
     save_every: int = 500,
     sample_every: int = 250,
     score_every: int = 0,
+    score_features: Literal["inception", "random-conv"] | None = None,
     keep_every: int = 0,
     on_collapse: Literal["warn", "stop", "rollback"] = "warn",
     init: str | None = None,
@@ -50,7 +51,8 @@ def train(
         log_every: steps between two lines of the log.
         save_every: steps between two checkpoints. The last two are kept, and to go back to (on-collapse) two older ones.
         sample_every: steps between two grids of samples; 0 is never.
-        score_every: steps between two gradings of the samples, for probes; 0 is never.
+        score_every: steps between two scores of 2,560 samples against 10,000 training images; the best is kept; 0 is never.
+        score_features: for these scores; by default inception where its weights are in the cache, else random-conv.
         keep_every: keep the checkpoints of these steps for good; 0 is none.
         on_collapse: when the log shows that the run goes wrong: warn, stop, or rollback to the last healthy checkpoint at half the
             rates, three times at most.
@@ -65,10 +67,12 @@ def train(
     from gander.data import open_source, prepare
     from gander.data.batches import Batches
     from gander.recipes.experiment import Facts
-    from gander.sampling import grader
+    from gander.scoring import features_for
+    from gander.scoring.watch import REFERENCE, SAMPLES, Watch
     from gander.train import checkpoint
     from gander.train import precision as precisions
     from gander.train.fit import fit
+    from gander.train.recovery import lowest
 
     started = time.time()
     function = recipes.load(recipe)
@@ -93,11 +97,11 @@ def train(
     asked_for = {"recipe": Path(recipe).name, "knobs": resolved, "seed": seed, "precision": precision, "init": init}
     if there:
         there.compare(asked_for, growing=trial.growing)
-    watchers = [grader(data, score_every, seed, channels)] if score_every else []
 
     with distributed.session(where), contextlib.ExitStack() as held:
         chief = distributed.rank() == 0
         distributed.check_batch(trial.batch, trial.learner.accumulate)
+        judge = distributed.chief_first(lambda: features_for(where, score_features)) if score_every else None
         with heard() as asked:
             options: dict[str, Any] = {"channels": channels, "workers": workers, "allow_broken": allow_broken, "progress": chief}
             options["stopped"] = lambda: bool(asked[0])
@@ -149,6 +153,11 @@ def train(
                 f"{verb} {folder}: {recipe}, {len(dataset):,} images at {experiment.resolution} px, {where}, {precision}",
                 flush=True,
             )
+        watch = Watch(dataset, judge, the_run) if judge else None
+        if watch and chief:
+            name, real = watch.best.removeprefix("score/"), min(REFERENCE, len(dataset))
+            what = f"{name} and kernel distance of {SAMPLES:,} samples against {real:,} training images"
+            say(f"scores every {score_every:,} steps: {what}; the checkpoint with the lowest {name} is kept", flush=True)
         outcome = fit(
             learner,
             batches,
@@ -161,7 +170,8 @@ def train(
             sample_every=sample_every,
             keep_every=keep_every,
             on_collapse=on_collapse,
-            watchers=watchers,
+            watchers=[(score_every, watch)] if watch else [],
+            best=watch.best if watch else "",
             tensorboard=tensorboard,
         )
         if chief and outcome.signal:
@@ -169,4 +179,7 @@ def train(
         elif chief:
             took = tqdm.format_interval(time.time() - started)
             say(f"{folder} is finished: {outcome.step:,} steps, {took} this time; samples in {the_run.samples}")
+        if chief and watch and (best := lowest(the_run, watch.best)) > 0:
+            name = watch.best.removeprefix("score/")
+            say(f"the lowest {name} was at step {best:,}: gander sample {folder} --step {best}")
     return outcome

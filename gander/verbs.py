@@ -113,6 +113,87 @@ def sample(
     return path
 
 
+def score(
+    *what: str,
+    data: str | None = None,
+    split: str | None = None,
+    features: Literal["inception", "random-conv"] | None = None,
+    weights: str | None = None,
+    resize: Literal["tf1", "clean"] | None = None,
+    samples: int | None = None,
+    resolution: int | None = None,
+    floor: bool = False,
+    seed: int = 0,
+    truncation: float | None = None,
+    step: int | None = None,
+    network: Literal["ema", "live"] = "ema",
+    standing: int = 8,
+    out: str | None = None,
+    save_reference: str | None = None,
+    device: str | None = None,
+    recipe: str | None = None,
+) -> list[Any]:
+    """How good are a run's samples, or a folder's images? Distances, precision and recall, with errors and a card.
+
+    Args:
+        data: the real images, a folder or zip (or a .safetensors file of --save-reference); by default the run's own.
+        split: which of their splits; by default that of the run, else train.
+        features: the network that makes vectors of images; by default inception where its weights are, else random-conv.
+        weights: file of the reference Inception weights, with which figures are called FID and IS.
+        resize: of images for Inception: tf1 is that of published figures, clean is antialiased (Parmar et al. 2021).
+        samples: how many; by default 10,000 of a run, all images of a folder.
+        resolution: side at which a folder's images are compared; by default the one that most of them have.
+        floor: score held-out real images too: no sample can be expected to do better.
+        seed: of the samples.
+        truncation: cut the latents to [-t, t].
+        step: of which checkpoint; by default the last.
+        network: the averaged generator (ema), or the one that was trained (live).
+        standing: batches of 64 that batch norm's statistics are estimated over; 0 takes the running ones.
+        out: folder for scores.json and the picture of nearest training images; by default the run's; for folders none.
+        save_reference: write the real images' vectors to this .safetensors file, to share or to score without the images.
+        device: as for train.
+        recipe: the file of your own recipe, where the run was made by one.
+    """
+    import time
+
+    from gander import distributed, grids, scoring
+    from gander.scoring import card, measured
+    from gander.scoring.table import sheet, table
+
+    if not what:
+        raise UserError(
+            "gander score wants a run or a folder of images first: gander score RUN, or gander score FOLDER --data REAL"
+        )
+    if save_reference and not save_reference.endswith(".safetensors"):
+        raise UserError(f"--save-reference {save_reference} does not end in .safetensors; name it like reference.safetensors")
+    network_of_features = scoring.features_for(distributed.device(device), features, weights, resize)
+    asked: dict[str, Any] = {"data": data, "split": split, "samples": samples, "resolution": resolution, "floor": floor}
+    asked |= {"seed": seed, "truncation": truncation, "step": step, "network": network, "standing": standing, "recipe": recipe}
+    results = []
+    for number, where in enumerate(what):
+        began = time.perf_counter()
+        found, reference = scoring.score(where, network_of_features, scoring.Wanted(**asked))
+        folder = Path(out) if out else Path(where) if (Path(where) / "run.json").is_file() else None
+        say("\n\n".join("\n".join(sheet(result)) for result in found))
+        if folder:
+            card.keep(folder / "scores.json", found)
+            say(f"  kept in {folder / 'scores.json'}")
+            if (picture := found[0].picture) is not None:
+                where_to = folder / ("" if out else "samples") / f"nearest-{card.plain_name(found[0])}.png"
+                grids.save_png(where_to, picture)
+                say(f"  samples nearest to training images, and the same for held-out ones: {where_to}")
+        say(f"  took {time.perf_counter() - began:.0f} s on {network_of_features.device}\n")
+        results += found
+        if save_reference and number == 0:
+            measured.store(Path(save_reference), reference.measured)
+            say(f"{len(reference.measured):,} vectors of {reference.measured.facts['name']} are in {save_reference}")
+    if len(results) > 1:
+        say("\n".join(table(results)))
+    if words := scoring.hint(network_of_features):
+        say(words)
+    return results
+
+
 def cp(recipe: str, file: str) -> None:
     """Copy a recipe to a file of your own: change it, then `gander train ./FILE`."""
     from gander import files, recipes
@@ -154,6 +235,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "show": show,
     "train": train,
     "sample": sample,
+    "score": score,
     "check": check,
     "cp": cp,
     "doctor": doctor,

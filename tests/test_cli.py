@@ -52,18 +52,6 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-@pytest.fixture
-def say(capsys):
-    """Run one command: (exit code, stdout, stderr)."""
-
-    def run(line, *more):
-        code = cli.main([*line.split(), *map(str, more)])
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
-
-
 def test_verbs_of_the_command_line_are_those_of_the_library():
     assert cli.VERBS.keys() == verbs.VERBS.keys()
 
@@ -110,7 +98,20 @@ def test_recipes_are_those_of_the_folder():
         ("train sagan --data photos --generator-lr nan", "generator_lr nan is not"),
         ("train sagan --data photos --resolution 16 --ema 1", "ema 1.0 is not"),
         ("train sagan --data photos --resolution 16 --betas 0.5 1.5", "betas"),
-        ("train sagan --data photos --resolution 16 --batch 8 --score-every 5", "grades samples of probes"),
+        ("train sagan --data photos --score-every 5 --score-features incepton", "score-features"),
+        ("score", "wants a run or a folder of images first"),
+        ("score nowhere", "nowhere does not exist"),
+        ("score photos", "photos is no run, which would know its images; name the real ones: --data FOLDER"),
+        ("score photos --data photos", "photos has 24 images, where scores of fewer than 1,000 say little; --samples 24 gives"),
+        ("score photos --data photos --samples 25", "photos has 24 images, fewer than the 25 asked for; take --samples 24"),
+        ("score photos --data photos --samples 3", "--samples 3 are too few for any score; take 20 or more"),
+        ("score photos --data nothing --samples 24", "there is no folder or file 'nothing'"),
+        ("score photos --data none.safetensors --samples 24", "there is no file none.safetensors"),
+        ("score photos --data photos --samples 24 --floor", "held out, and photos has no split"),
+        ("score photos --data photos --features dino", "features"),
+        ("score photos --data photos --features random-conv --weights a.pth", "random-conv has no weights to load"),
+        ("score photos --data photos --weights a.pth", "a.pth cannot be read"),
+        ("score photos --data photos --save-reference real.pt", "does not end in .safetensors"),
         ("train ./mine.py --data photos", "no recipe file mine.py"),
         ("sample nowhere", "nowhere does not exist; runs are made by `gander train`"),
         ("sample photos", "photos is no run"),
@@ -274,12 +275,17 @@ def test_a_grey_run(say, photos):
 
 
 def test_probes_are_graded_on_the_way(say, tmp_path, monkeypatch):
-    code, _, _ = say("train sagan_official --data probe:count --score-every 2 --run graded", *TINY)
+    code, out, _ = say("train sagan_official --data probe:count --score-every 2 --run graded", *TINY)
     assert code == 0
     lines = [json.loads(line) for line in (tmp_path / "graded" / "log.jsonl").read_text().splitlines()]
     graded = [line for line in lines if "count/right_count" in line]
     assert [line["step"] for line in graded] == [2, 4]
     assert all(0 <= line["count/right_count"] <= 1 for line in graded)
+    assert all(line["score/Fréchet[random-conv]"] > 0 for line in graded)
+    protocol = json.loads((tmp_path / "graded" / "scores.json").read_text())["training"]["card"]
+    assert (protocol["samples"], protocol["reference_images"], protocol["reference"]) == (2560, 10_000, "count")
+    assert "scores every 2 steps: Fréchet[random-conv] and kernel distance of 2,560 samples against 10,000" in out
+    assert re.search(r"the lowest Fréchet\[random-conv\] was at step \d", out)
 
 
 def test_show_prints_the_parameter_counts_of_the_sources(say):

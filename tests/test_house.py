@@ -10,11 +10,11 @@ import gander
 ROOT = Path(gander.__file__).parent
 # The floors of docs/architecture.md. A room is a folder or a file of the package.
 FLOORS = [
-    "errors files distributed draws attention layers losses penalties optimizers probes grids signals metrics",
+    "errors files distributed draws attention layers losses penalties consistency optimizers probes grids signals metrics",
     "run data models",
     "train",
     "recipes",
-    "estimate doctor sampling training",
+    "estimate doctor sampling scoring training",
     "verbs",
     "cli",
     "__main__",
@@ -23,7 +23,7 @@ ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.spl
 # What a room may take from its own floor: the ground that all of floor 0 stands on, and what is said in DESIGN.
 NEIGHBOURS = {room: {"errors", "files", "distributed", "draws"} for room in FLOORS[0].split()}
 NEIGHBOURS["attention"] |= {"layers"}
-NEIGHBOURS |= {"doctor": {"estimate"}, "training": {"sampling"}}
+NEIGHBOURS |= {"doctor": {"estimate"}, "training": {"scoring"}, "scoring": {"sampling"}}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

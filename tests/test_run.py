@@ -559,16 +559,6 @@ def test_a_wrong_init_can_be_mended(train):
     train("a", init="source")
 
 
-def test_what_cannot_be_graded_is_refused_before_the_images_are_prepared(train, monkeypatch):
-    def prepare(*args, **options):
-        raise AssertionError("prepared")
-
-    monkeypatch.setattr("gander.data.prepare", prepare)
-    with pytest.raises(UserError, match="grade"):
-        train("a", data="probe:count", channels=1, score_every=1)
-    assert not Path("a").exists()
-
-
 @pytest.mark.parametrize(
     "knobs",
     [

@@ -270,29 +270,3 @@ def test_a_film_strip_has_a_row_for_each_sample(run):
     generator, _ = sampling.load_generator(run)
     film = grids.to_bytes(sampling.draw_images(generator, 0, 3, interpolate=4))
     assert np.array_equal(shown(path), grids.enlarge(grids.grid(film, 4)))
-
-
-# Grading -----------------------------------------------------------------------------------------------------------------
-
-
-def test_a_grader_is_for_probes():
-    with pytest.raises(UserError, match="--score-every grades samples of probes, and photos is none"):
-        sampling.grader("photos", 5, 0)
-
-
-def test_a_grader_grades_the_averaged_generator_and_names_the_probe(run, monkeypatch):
-    """What the probe is shown: a thousand samples of the run's seed, with their labels, from the average."""
-    asked = {}
-
-    def grade(images, labels):
-        asked.update(images=images, labels=labels)
-        return {"right": 0.5}
-
-    monkeypatch.setitem(sampling.PROBES, "count", sampling.PROBES["count"]._replace(grade=grade))
-    every, watch = sampling.grader("probe:count", 7, 3)
-    toy = Toy()
-    learner = SimpleNamespace(sampler=lambda: toy, precision=SimpleNamespace(device=torch.device("cpu")))
-    assert every == 7
-    assert watch(learner, 14) == {"count/right": 0.5}
-    assert torch.equal(asked["images"], sample(toy, 3, range(1000)))
-    assert asked["labels"].tolist() == [i % 3 for i in range(1000)]

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from gander.data import images
 from gander.data.images import Broken
-from gander.data.sources import Read, Source, open_source
+from gander.data.sources import Read, Source, open_source, reader
 from gander.data.workers import Job, step_of, work
-from gander.errors import shown
+from gander.errors import UserError, shown
 
 _SHOWN = 5  # names of a kind that a report prints
 
@@ -69,6 +69,21 @@ def check(
         others=dict(first.others),
     )
     return told if first.kind in ("probe", "rows") else _looked_at(told, parts, workers, progress, stopped)
+
+
+def short_sides(source: Source) -> Counter[int]:
+    """How many images have which short side, by their headers; those that cannot be read are left out.
+
+    UserError where none can be read.
+    """
+    found = Counter[int]()
+    with reader(source.kind, source.root, source.rows) as read:
+        for entry in source.entries:
+            with contextlib.suppress(Broken):
+                found[images.short_side(read(entry.path))] += 1
+    if not found:
+        raise UserError(f"none of the {len(source):,} images of {source.where} can be read; gander check tells more")
+    return found
 
 
 def look(read: Read, job: Job) -> list:

@@ -84,6 +84,15 @@ def inspect(data: bytes) -> Facts:
     return Facts(kind, mode, *image.size, digest.hexdigest()[:32])
 
 
+def short_side(data: bytes) -> int:
+    """The shorter side of an image, from its header. Raises Broken where it has none that can be read."""
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return min(image.size)
+    except Exception as error:  # decoders raise all kinds of errors on hostile bytes
+        raise Broken((str(error) or type(error).__name__).splitlines()[0][:200]) from None
+
+
 def _load(data: bytes, enough: int | None = None) -> tuple[Image.Image, int]:
     """The decoded image and its full short side; with `enough`, a JPEG may come smaller, with no side under that."""
     if not data:

@@ -1,5 +1,6 @@
 """Fréchet distances between two sets of features: their value, error, bias, and by class."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from gander.errors import UserError
 from gander.metrics.moments import Moments
-from gander.metrics.vectors import Features, check_width, pair, shuffled, vectors
+from gander.metrics.vectors import ROWS, Features, check_width, pair, shuffled, vectors
 
 Labels = Int[Tensor, " _"] | Int[np.ndarray, " _"]
 
@@ -106,9 +107,26 @@ def frechet_error(samples: Features, reference: Features | Moments, *, blocks: i
     check_width(x.shape[1], y.width)
     if blocks < 2:
         raise UserError(f"a jackknife over {blocks} blocks says nothing; take 2 or more")
-    parts = [Moments.of(x[rows]) for rows in _parts(len(x), blocks, seed)]
-    without = [frechet_distance(Moments.merged(parts[:i] + parts[i + 1 :]), y) for i in range(blocks)]
+    without = [frechet_distance(rest, y) for rest in _but_one(x, _parts(len(x), blocks, seed))]
     return float(np.sqrt((blocks - 1) * np.var(without)))
+
+
+def _but_one(x: NDArray[np.floating], parts: list[NDArray[np.int64]]) -> Iterator[Moments]:
+    """The moments of all rows but those of each part, one at a time."""
+    width, whole = x.shape[1], Moments.of(x)
+    for part in parts:
+        if len(part) > width and len(x) - len(part) > width:
+            yield whole.without(_of_rows(x, part))
+        else:
+            yield _of_rows(x, np.setdiff1d(np.arange(len(x)), part))
+
+
+def _of_rows(x: NDArray[np.floating], rows: NDArray[np.int64]) -> Moments:
+    """The moments of some rows, without a copy of all of them at once."""
+    moments = Moments(x.shape[1])
+    for at in range(0, len(rows), ROWS):
+        moments.update(x[rows[at : at + ROWS]])
+    return moments
 
 
 def _parts(n: int, count: int, seed: int) -> list[NDArray[np.int64]]:
@@ -124,7 +142,13 @@ def frechet(samples: Features, reference: Features | Moments, *, blocks: int = 1
 
 
 def frechet_at_infinity(
-    samples: Features, reference: Features | Moments, *, parts: tuple[int, ...] = (1, 2, 3, 4, 5), blocks: int = 10, seed: int = 0
+    samples: Features,
+    reference: Features | Moments,
+    *,
+    parts: tuple[int, ...] = (1, 2, 3, 4, 5),
+    blocks: int = 10,
+    seed: int = 0,
+    error: float | None = None,
 ) -> AtInfinity:
     """The distance without the bias of few samples, which is c/n + O(1/n²): FID∞ of Chong & Forsyth 2020.
 
@@ -134,22 +158,23 @@ def frechet_at_infinity(
 
     Standard error: to first order the distance's noise is a mean over samples, so it is the same at all sizes and goes
     through to the intercept: that is `frechet_error`. What remains is in the line's residuals: the standard error of its
-    intercept. The two are added in squares. Cost: Σ k + `blocks` distances. UserError as `frechet_error`, and for fewer
-    than three different sizes.
+    intercept. The two are added in squares. Cost: Σ k + `blocks` distances; Σ k where the `error` of `frechet_error` is given.
+    UserError as `frechet_error`, and for fewer than three different sizes.
     """
     if len(set(parts)) < 3 or min(parts) < 1:
         raise UserError(f"a line and its error need three sizes; got parts {parts}; take (1, 2, 3, 4, 5)")
     x, y = vectors(samples, "samples", least=2 * max(parts)), _moments(reference, "reference")
     inverse, distances = np.array(parts) / len(x), []
     for k in parts:
-        distances.append(float(np.mean([frechet_distance(x[rows], y) for rows in _parts(len(x), k, seed)])))
+        distances.append(float(np.mean([frechet_distance(_of_rows(x, rows), y) for rows in _parts(len(x), k, seed)])))
     spread = np.square(inverse - inverse.mean()).sum()
     slope = float((inverse - inverse.mean()) @ np.array(distances) / spread)
     intercept = float(np.mean(distances) - slope * inverse.mean())
     residual = np.square(np.array(distances) - intercept - slope * inverse).sum() / (len(parts) - 2)
     of_line = residual * (1 / len(parts) + inverse.mean() ** 2 / spread)
-    error = float(np.sqrt(frechet_error(x, y, blocks=blocks, seed=seed) ** 2 + of_line))
+    of_samples = frechet_error(x, y, blocks=blocks, seed=seed) if error is None else error
     sizes = tuple(len(x) // k for k in parts)
+    error = float(np.sqrt(of_samples**2 + of_line))
     return AtInfinity(intercept, error, slope, sizes, tuple(distances), few_for(min(sizes), y.count, y.width))
 
 

@@ -261,9 +261,18 @@ def _check(file: Path, network: nn.Module, tensors: dict[str, Tensor]) -> None:
             raise UserError(f"{file} holds weights of another network: {which}; take those from {URL}")
 
 
+def _place() -> Path:
+    return files.cache_folder() / "weights" / FILE
+
+
+def at_hand() -> bool:
+    """Whether the reference weights lie in the cache."""
+    return _place().is_file()
+
+
 def _cached() -> Path:
     """Where the reference weights lie in the cache, fetched if they do not."""
-    file = files.cache_folder() / "weights" / FILE
+    file = _place()
     if not file.exists():
         try:
             fetch(file)

@@ -65,6 +65,21 @@ class Moments:
             whole.merge(part)
         return whole
 
+    def without(self, part: "Moments") -> "Moments":
+        """Those of the rows that are not in `part`, whose rows must be among these, and leave more than `width`.
+
+        By subtraction: with an error of the size of the whole's rounding, where merging the others has that of theirs.
+        """
+        n, less = self.compact(), part.compact()
+        rest = Moments(self.width)
+        rest._count = n._count - less._count
+        if rest._count <= self.width or not less._count:
+            raise ValueError(f"{less.count} rows of {n.count} leave too few to subtract in {self.width} dimensions")
+        rest._mean = (n._mean * n._count - less._mean * less._count) / rest._count
+        away, weight = less._mean - rest._mean, less._count * rest._count / n._count
+        rest._scatter = blas.dsyr(-weight, away, lower=1, a=n._scatter - less._scatter, overwrite_a=1)
+        return rest.compact()
+
     @property
     def count(self) -> int:
         return self._count + self._kept
@@ -79,6 +94,8 @@ class Moments:
         batch = vectors(batch, least=0)
         check_width(batch.shape[1], self.width)
         self._root = None
+        if not len(self._rows):
+            self._rows = np.empty((max(self.width, LEAST_KEPT), self.width))
         while len(batch):
             if self._kept == len(self._rows):
                 self._fold()
@@ -118,6 +135,13 @@ class Moments:
         self._scatter += self._count * np.tril(np.outer(away, away))
         self._scatter = total(self._scatter.T).T  # messages are in C order
         self._count, self._mean, self._root = n, mean, None
+
+    def compact(self) -> "Moments":
+        """Itself, in half the memory: all rows are squared, unless they are so few that they are better kept."""
+        if self._count or self._kept > self.width:
+            self._fold()
+            self._rows = np.empty((0, self.width))
+        return self
 
     def _fold(self) -> None:
         """Square the kept rows, about their own mean."""

@@ -5,7 +5,7 @@ A learner is anything that `Learner` describes.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ def fit(
     keep_every: int = 0,
     on_collapse: Literal["warn", "stop", "rollback"] = "warn",
     watchers: Sequence[Watcher] = (),
+    best: str = "",
     tensorboard: bool = False,
 ) -> Outcome:
     """Train to `steps` steps, going on from the newest whole checkpoint of the run.
@@ -43,15 +44,34 @@ def fit(
     every `save_every` steps, at the end and when a signal asks to stop; keeps the last two checkpoints and every
     `keep_every`-th step. What the sentinel sees in the log is said; with `on_collapse="stop"` it ends the run, with
     "rollback" the run goes back to its last healthy checkpoint with lower rates. Raises UserError where a loss, a gradient
-    or a weight is no finite number, before it reaches a checkpoint ("rollback" goes back there too).
+    or a weight is no finite number, before it reaches a checkpoint ("rollback" goes back there too). `best` names a value of
+    a watcher: the step with its lowest is saved and kept.
     """
     done, back = recovery.resume(learner, run)
     chief, first_rates = distributed.rank() == 0, back.times == 0
     sentinel = Sentinel(run.logged() if chief else (), again=on_collapse != "warn")
     journal = Journal(run, steps, batch * learner.draws_per_step, done, tensorboard)
-    watchers = [(every, watch) for every, watch in watchers if every]
+    watchers = [(every, watcher) for every, watcher in watchers if every]
     recent: list[tuple[int, dict[str, Tensor]]] = []
     stop, saved = 0, True
+
+    def look(logging: bool, saving: bool) -> None:
+        values = _checked(recent, learner if saving else None)
+        if not logging:
+            return
+        values |= _finite(done, learner.details())
+        journal.log(done, values)
+        for words in sentinel.look({"step": done, **values}) if chief else ():
+            if on_collapse != "warn":
+                raise Collapse(f"step {done}: {words}; it was well at step {sentinel.healthy}")
+            journal.say(f"warning: step {done:,}: {words}")
+
+    def watch(due: list[Callable[[Learner, int], dict[str, float]]]) -> None:
+        for watcher in due:
+            with journal.aside():
+                values = _finite(done, watcher(learner, done))
+            journal.watched(done, values)
+
     with heard() as asked, journal:
         if done == 0 and sample_every:
             journal.samples(learner, 0, seed)
@@ -64,25 +84,15 @@ def fit(
             done += 1
             stop = distributed.agree(asked[0])
             last = done == steps
-            due = [watch for every, watch in watchers if done % every == 0 or last]
+            due = [watcher for every, watcher in watchers if done % every == 0 or last]
             logging, saving = done % log_every == 0 or last, done % save_every == 0 or last or stop
             looking, why = logging or saving or due, None
-            try:
-                if looking:
-                    values = _checked(recent, learner if saving else None)
-                    if logging:
-                        values |= _finite(done, learner.details())
-                        journal.log(done, values)
-                        for words in sentinel.look({"step": done, **values}) if chief else ():
-                            if on_collapse != "warn":
-                                raise Collapse(f"step {done}: {words}; it was well at step {sentinel.healthy}")
-                            journal.say(f"warning: step {done:,}: {words}")
-                    for watch in due:
-                        journal.watched(done, _finite(done, watch(learner, done)))
-            except Collapse as found:
-                why = found
-            if looking and distributed.agree(int(why is not None)):
-                why = why or Collapse(f"step {done}: another process saw the run go wrong; its own line says how")
+            if looking:
+                why = _verdict(done, look, logging, bool(saving or (due and best)))
+            if due and not why:
+                why = _verdict(done, watch, due)
+                saving = saving or bool(best and not why and distributed.chief_says(lambda: recovery.lowest(run, best)) == done)
+            if why:
                 if on_collapse != "rollback":
                     raise type(why)(f"{why}; the run was stopped{why.advice}") from None
                 done, back = recovery.go_back(learner, run, sentinel.healthy, back, done, why)
@@ -93,13 +103,26 @@ def fit(
             if why:
                 continue
             if sample_every and (done % sample_every == 0 or last):
-                journal.samples(learner, done, seed)
+                with journal.aside():
+                    journal.samples(learner, done, seed)
             if saving:
                 must = bool(last or stop or not saved)  # a disk may hang once
                 saved = recovery.save(learner, run, done, back, must=must)
-                recovery.prune(run, keep_every, None if on_collapse == "warn" else sentinel.healthy)
+                recovery.prune(run, keep_every, None if on_collapse == "warn" else sentinel.healthy, best)
             journal.bar.update()
     return Outcome(done, stop if done < steps else 0)
+
+
+def _verdict(step: int, look: Callable[..., None], *arguments: Any) -> Collapse | None:
+    """The collapse that `look` raises, here or in another process: all go on with it, or all without."""
+    why = None
+    try:
+        look(*arguments)
+    except Collapse as found:
+        why = found
+    if distributed.agree(int(why is not None)):
+        return why or Collapse(f"step {step}: another process saw the run go wrong; its own line says how")
+    return None
 
 
 def _checked(recent: list[tuple[int, dict[str, Tensor]]], learner: Learner | None) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """What a run tells while it goes."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -47,8 +48,22 @@ class Journal:
             self.say(f"step {step:,}/{self.steps:,}  {losses}  {speed:.0f} images/s  {left} left")
 
     def watched(self, step: int, values: Mapping[str, float]) -> None:
+        """What a watcher found; the value `name error` is the standard error of the value `name`."""
         self._write({"step": step, **values})
-        self.say(f"step {step:,}  " + "  ".join(f"{name} {value:.3g}" for name, value in values.items()))
+        errors = {name.removesuffix(" error"): value for name, value in values.items() if name.endswith(" error")}
+        words = [
+            f"{name.removeprefix('score/')} {value:.3g}" + (f" ± {errors[name]:.2g}" if name in errors else "")
+            for name, value in values.items()
+            if not name.endswith(" error")
+        ]
+        self.say(f"step {step:,}  " + "  ".join(words))
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Time that is no training: left out of the images/s."""
+        began = time.perf_counter()
+        yield
+        self.clock += time.perf_counter() - began
 
     def went_back(self, step: int, times: int, why: Exception) -> None:
         self.bar.n = self.since = step

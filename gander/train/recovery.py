@@ -41,8 +41,14 @@ def save(learner: Learner, run: Run, step: int, back: Back, *, must: bool = True
     return distributed.by_chief(write) is not False
 
 
-def prune(run: Run, keep_every: int, healthy: int | None = None) -> None:
-    """Keep the last two checkpoints and every `keep_every`-th step.
+def lowest(run: Run, name: str) -> int:
+    """The step at which the logged value of this name was lowest, the first of equals; -1 where it never was logged."""
+    values = [(line[name], line["step"]) for line in run.logged() if name in line]
+    return min(values)[1] if values else -1
+
+
+def prune(run: Run, keep_every: int, healthy: int | None = None, best: str = "") -> None:
+    """Keep the last two checkpoints, every `keep_every`-th step, and that with the `lowest` value of the name `best`.
 
     With `healthy` also the last that is not after that step, to go back to, and the next, which will take its place.
     """
@@ -50,7 +56,8 @@ def prune(run: Run, keep_every: int, healthy: int | None = None) -> None:
     def delete() -> None:
         steps = checkpoint.saved(run.checkpoints)
         before = [step for step in steps if healthy is not None and step <= healthy]
-        checkpoint.prune(run.checkpoints, keep_every, keep=steps[max(0, len(before) - 1) :][:2] if before else ())
+        keep = steps[max(0, len(before) - 1) :][:2] if before else []
+        checkpoint.prune(run.checkpoints, keep_every, [*keep, lowest(run, best)] if best else keep)
 
     distributed.by_chief(delete)
 

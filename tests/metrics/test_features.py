@@ -31,7 +31,7 @@ def test_rows_are_those_of_the_indices():
     order = torch.from_numpy(np.random.default_rng(0).permutation(20))
     straight, logits = extract(pixels(), batches(PICTURES, 20), 20, logits=True)
     mixed, others = extract(pixels(), iter(batches(PICTURES, 7, order)), 20, logits=True)
-    assert straight.dtype == logits.dtype == np.float64
+    assert straight.dtype == logits.dtype == np.float32
     np.testing.assert_array_equal(straight, mixed)
     np.testing.assert_array_equal(logits, others)
     np.testing.assert_allclose(straight, PICTURES.double().mean((2, 3)).numpy(), rtol=1e-6)

@@ -63,7 +63,19 @@ def test_a_drift_of_all_is_found():
 def test_poor_samples_are_not_called_fresh():
     found = memorisation(2 * FRESH, TRAINING, HELD_OUT)
     assert not found.found
-    assert found.verdict.startswith("no copies seen, but samples are farther")
+    assert found.verdict.startswith("no near copies seen, but a sample is nearer than a held-out image in 0 % of pairs")
+
+
+def test_plain_samples_are_not_called_copies():
+    """Nearer to everything, since nearer to the middle, without one that is very near: said, but no verdict."""
+    found = memorisation(0.9 * FRESH, TRAINING, HELD_OUT)
+    assert found.z > 3.2
+    assert not found.found
+    assert "plainer than real ones" in found.verdict
+    suspected = memorisation(0.75 * FRESH, TRAINING, HELD_OUT)  # so plain that many of them are near to something
+    assert suspected.found
+    assert suspected.tails[0].p > 0.001
+    assert suspected.verdict.startswith("memorisation suspected: ")
 
 
 def test_tails():

@@ -127,3 +127,26 @@ def test_processes_equal_one():
             assert torch.equal(covariance, results[0][name][2])
         assert found["few kept"]
         assert not found["many kept"]
+
+
+@pytest.mark.parametrize("cut", [200, 1500, N - 200])
+def test_a_part_can_be_taken_away(cut):
+    x = features(mean=3.0)
+    rest = Moments.of(x).without(Moments.of(x[:cut]))
+    held(rest, x[cut:], rel=1e-10)
+    y = features(500, seed=1)
+    assert frechet_distance(rest, y) == pytest.approx(frechet_distance(x[cut:], y), rel=1e-9)
+
+
+def test_what_would_leave_too_few_cannot_be_taken_away():
+    x = features()
+    with pytest.raises(ValueError, match=f"{N - D} rows of {N} leave too few to subtract in {D} dimensions"):
+        Moments.of(x).without(Moments.of(x[D:]))
+
+
+@pytest.mark.parametrize("n", [5, 100, N])
+def test_compact_moments_take_in_more(n):
+    x = features()
+    moments = Moments.of(x[:n]).compact()
+    moments.update(x[n:])
+    held(moments, x, rel=1e-11)

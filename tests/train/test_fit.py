@@ -104,6 +104,17 @@ def test_the_last_two_checkpoints_and_every_kth_are_kept(tmp_path):
     assert checkpoint.saved(run.checkpoints) == [4, 8, 9, 10]
 
 
+def test_the_step_with_the_lowest_score_is_saved_and_kept(tmp_path):
+    """At steps that are no other save's; also after a stop and from a log that was cut to its checkpoint."""
+    scores = {2: 5.0, 4: 3.0, 6: 4.0, 8: 3.0, 10: 9.0}
+    watchers, options = [(2, lambda learner, step: {"score": scores[step]})], {"save_every": 3, "sample_every": 0, "best": "score"}
+    run = new_run(tmp_path / "run")
+    trained("article", run, 5, watchers=[(2, lambda learner, step: {"score": scores.get(step, 6.0)})], **options)
+    trained("article", run, 10, watchers=watchers, **options)
+    assert checkpoint.saved(run.checkpoints) == [4, 9, 10]
+    assert checkpoint.damage(run.checkpoints / "00000004") is None
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     run = new_run(tmp_path / "run")
     whole, _ = trained("article", run, 10)
