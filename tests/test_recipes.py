@@ -40,6 +40,14 @@ def test_what_the_sources_do(name):
     knobs = {key: knob.default for key, knob in recipes.knobs(recipes.load(name)).items()}
     if name == "dcgan":
         assert (knobs["generator_lr"], knobs["betas"], knobs["loss"], knobs["latent"]) == (2e-4, (0.5, 0.999), "logistic", 100)
+    elif name.startswith("locate"):
+        assert knobs["discriminator_lr"] == 4 * knobs["generator_lr"] == 2e-3
+        assert (knobs["optimizer"], knobs["betas"], knobs["batch"], knobs["n_dis"]) == ("nadam", (0.5, 0.9), 16, 1)
+        assert (knobs["attention"], knobs["width"], knobs["latent"], knobs["spectral_norm"]) == ("feature+gate", 48, 128, "both")
+        if name == "locate":
+            assert (knobs["loss"], knobs["cr"]) == ("hinge", 10)
+        else:
+            assert (knobs["loss"], knobs["cr"], knobs["batch_cr"]) == ("saturating_hinge", 0, 100)
     else:
         assert knobs["discriminator_lr"] == 4 * knobs["generator_lr"] == 4e-4
         assert (knobs["betas"], knobs["loss"], knobs["n_dis"], knobs["spectral_norm"]) == ((0.0, 0.9), "hinge", 1, "both")
@@ -51,7 +59,7 @@ def test_unknown_knobs_are_refused():
 
 
 def test_labels_that_are_not_used_are_named():
-    for name in ("sagan", "dcgan"):
+    for name in ("sagan", "dcgan", "locate", "locate_faithful"):
         notes = recipes.load(name)(Facts(10, 5, 3), resolution=16, width=4).notes
         assert any("labels (5 classes) are not used" in note for note in notes)
     assert not any("labels" in note for note in recipes.load("sagan_official")(Facts(10, 5, 3), resolution=16, width=4).notes)
@@ -61,14 +69,34 @@ def test_labels_that_are_not_used_are_named():
 @given(
     resolution=st.sampled_from([16, 32, 64]),
     width=st.integers(1, 9),
-    attention=st.sampled_from(["none", "self", "full", "article", "residual", "self+residual"]),
+    attention=st.sampled_from(["none", "self", "full", "article", "residual", "feature", "gate", "self+feature"]),
     name=st.sampled_from(sorted(RECIPES)),
     classes=st.integers(0, 3),
 )
 def test_any_width_and_resolution_make_networks_that_fit(resolution, width, attention, name, classes):
+    width += width % 2 if name == "locate" else 0  # refuses odd ones
     with torch.device("meta"):
         experiment = recipes.load(name)(Facts(10, classes, 1), resolution=resolution, width=width, attention=attention)
         labels = torch.zeros(2, dtype=torch.int64)
         images = experiment.networks["generator"](torch.empty(2, experiment.networks["generator"].latent_dim), labels)
         assert images.shape == (2, 1, resolution, resolution)
         assert experiment.networks["discriminator"](images, labels).shape == (2,)
+
+
+def test_the_generators_loss_of_locate_faithful_dies_where_the_discriminator_is_fooled():
+    from gander.recipes.locate_faithful import GAMES
+
+    fake = torch.tensor([-1.0, 0.5, 1.5, 3.0], requires_grad=True)
+    loss = GAMES["saturating_hinge"].generator(None, fake)
+    loss.backward()
+    assert loss.item() == pytest.approx((2 + 0.5) / 4)
+    assert fake.grad.tolist() == [-0.25, -0.25, 0, 0]
+
+
+def test_show_prints_the_parameter_counts_of_locate(capsys):
+    from gander import verbs
+
+    verbs.show("locate_faithful", resolution=128, batch=1)
+    out = capsys.readouterr().out
+    assert "generator        56,398,266 parameters" in out
+    assert "discriminator    46,846,560 parameters" in out

@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 from torch import nn
 
+from gander.attention.feature import FeatureAttention
+from gander.attention.gate import SpatialSoftmaxGate
 from gander.attention.residual import Residual
 from gander.attention.self_attention import SelfAttention
 from gander.errors import unknown
 
-__all__ = ["ATTENTION", "Residual", "SelfAttention", "build"]
+__all__ = ["ATTENTION", "FeatureAttention", "Residual", "SelfAttention", "SpatialSoftmaxGate", "build"]
 
 # Called as ATTENTION[key](channels, size=(h, w)); layers that any size fits do not ask for it.
 ATTENTION: dict[str, Callable[..., nn.Module]] = {
@@ -22,6 +24,8 @@ ATTENTION: dict[str, Callable[..., nn.Module]] = {
     "self": lambda channels, size=None: SelfAttention(channels),
     "full": lambda channels, size=None: SelfAttention(channels, value_ratio=1, pool=False, project=False),
     "article": lambda channels, size=None: SelfAttention(channels, value_ratio=1, pool=False, project=False, bias=True),
+    "feature": lambda channels, size=None: FeatureAttention(channels, size=size),
+    "gate": lambda channels, size=None: SpatialSoftmaxGate(channels),
     "residual": lambda channels, size=None: Residual(channels),
 }
 

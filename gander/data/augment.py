@@ -4,10 +4,11 @@
     numbers = augment.draw(draws("augment"), batch)          # on the CPU, for the global batch; cut as the batch is
     logits = discriminator(augment.apply(images, numbers))   # real and fake images both
 
-DiffAugment (Zhao et al. 2020), whose operations these are, shows the discriminator augmented real *and* fake images, so that
-the generator does not learn to make augmented ones. `horizontal_flip` is for real images: a mirror image is an image.
+DiffAugment (Zhao et al. 2020), whose operations color, translation and cutout are, shows the discriminator augmented real *and*
+fake images, so that the generator does not learn to make augmented ones. `horizontal_flip` is for real images: a mirror image is
+an image. "flip,shift" is the change that consistency regularisation asks the discriminator to overlook.
 
-As in the original code: the operations, their ranges, their order (that of the policy), zeros (mid-grey in [-1, 1]) where
+As in DiffAugment's code: its operations, their ranges, their order (that of the policy), zeros (mid-grey in [-1, 1]) where
 nothing is. Otherwise: the numbers come from outside, and translation gathers rows, then columns, instead of both at once
 through a padded copy, so that its backward adds nothing in an order of its own.
 """
@@ -43,22 +44,31 @@ def color(images: Images, numbers: Float[Tensor, "b 3"]) -> Images:
     return mean + (contrast + 0.5) * (images - mean)
 
 
-def _moved(images: Images, by: Int[Tensor, " b"], dim: int) -> Images:
-    """Each image moved `by` pixels along `dim`, zeros behind it."""
-    size = images.shape[dim]
-    source = torch.arange(size, device=images.device) - by[:, None]
+def _moved(images: Images, uniform: Uniform, dim: int, mirrored: bool) -> Images:
+    """Each image moved by whole pixels along `dim`, up to 1/8 of its size each way; zeros behind it, or its mirror image."""
+    last = images.shape[dim] - 1
+    most = int((last + 1) / 8 + 0.5)
+    source = torch.arange(last + 1, device=images.device) - (_whole(uniform, 2 * most + 1) - most)[:, None]
     shape = [len(images), 1, 1, 1]
-    shape[dim] = size
-    inside = ((source >= 0) & (source < size)).view(shape)
-    return images.gather(dim, source.clamp(0, size - 1).view(shape).expand_as(images)) * inside
+    shape[dim] = last + 1
+    reflected = last - (last - source.abs()).abs() if mirrored else source.clamp(0, last)
+    moved = images.gather(dim, reflected.view(shape).expand_as(images))
+    return moved if mirrored else moved * ((source >= 0) & (source <= last)).view(shape)
 
 
 def translation(images: Images, numbers: Float[Tensor, "b 2"]) -> Images:
     """Moved by whole pixels, up to 1/8 of the height and of the width each way; zeros come in from outside."""
-    for dim, uniform in ((2, numbers[:, 0]), (3, numbers[:, 1])):
-        most = int(images.shape[dim] / 8 + 0.5)
-        images = _moved(images, _whole(uniform, 2 * most + 1) - most, dim)
-    return images
+    return _moved(_moved(images, numbers[:, 0], 2, False), numbers[:, 1], 3, False)
+
+
+def shift(images: Images, numbers: Float[Tensor, "b 2"]) -> Images:
+    """Moved as by `translation`; what comes in is the image's own reflection, its border pixels not repeated."""
+    return _moved(_moved(images, numbers[:, 0], 2, True), numbers[:, 1], 3, True)
+
+
+def flip(images: Images, numbers: Float[Tensor, "b 1"]) -> Images:
+    """Mirrored left to right where u < ½."""
+    return horizontal_flip(images, numbers[:, 0] < 0.5)
 
 
 def cutout(images: Images, numbers: Float[Tensor, "b 2"]) -> Images:
@@ -79,6 +89,8 @@ AUGMENTATIONS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
     "color": (3, color),
     "translation": (2, translation),
     "cutout": (2, cutout),
+    "shift": (2, shift),
+    "flip": (1, flip),
 }
 """Name to (how many numbers an image needs, function)."""
 

@@ -1,13 +1,19 @@
 """Layers that are not attention, and what is done to finished networks."""
 
+from gander.layers.activations import RootTanh
 from gander.layers.norms import BatchNorm, ConditionalBatchNorm, has_batch_statistics
 from gander.layers.resampling import DownConv2d, UpConv2d
+from gander.layers.reversible import ReversibleSequence
+from gander.layers.scalar_norm import ScalarNorm
 from gander.layers.spectral_norm import by_step, fold, refresh, sigmas, spectral_norm
 
 __all__ = [
     "BatchNorm",
     "ConditionalBatchNorm",
     "DownConv2d",
+    "ReversibleSequence",
+    "RootTanh",
+    "ScalarNorm",
     "UpConv2d",
     "by_step",
     "fold",

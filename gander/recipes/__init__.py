@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RECIPES = {
     "dcgan": "DCGAN: strided convolutions and batch norm; the plain baseline, with attention where you ask for it",
+    "locate": "LocAtE, mended: features weighed by where they are, RootTanh, consistency; unconditional, 16 to 1024 px",
+    "locate_faithful": "LocAtE v1.3 as its author left it, with gradients that are right",
     "sagan": "the SAGAN of Thalles Silva's article: unconditional, small, one attention layer in each network",
     "sagan_official": "the SAGAN of its authors: residual blocks, conditional, projection discriminator",
 }

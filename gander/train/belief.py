@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from gander.errors import UserError
+from gander.optimizers import AdaBound
+
+SCALARS = {"step", "mu_product"}  # of what Adam and its kin keep for a tensor; the rest has its shape
 
 
 def check_archive(file: Path) -> None:
@@ -35,8 +38,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any) -> None:
                 if not _is_number(theirs[name]) or isinstance(theirs[name], tuple | list) != isinstance(value, tuple | list):
                     raise ValueError(f"its {name} is not like {value}")
             groups.append({**theirs, **{name: value for name, value in mine.items() if name not in numbers}})
-        if isinstance(optimizer, torch.optim.Adam):
-            _check_moments([parameter for group in optimizer.param_groups for parameter in group["params"]], saved["state"])
+        if isinstance(optimizer, torch.optim.Adam | torch.optim.NAdam | AdaBound):
+            names = ["step", "exp_avg", "exp_avg_sq"]
+            names += ["mu_product"] if isinstance(optimizer, torch.optim.NAdam) else []
+            names += ["max_exp_avg_sq"] if optimizer.defaults.get("amsbound") else []
+            _check_moments([parameter for group in optimizer.param_groups for parameter in group["params"]], saved["state"], names)
         optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
@@ -52,11 +58,11 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _check_moments(parameters: list[Tensor], state: Mapping[int, Mapping[str, Any]]) -> None:
-    """ValueError where Adam's moments are not tensors like these parameters."""
+def _check_moments(parameters: list[Tensor], state: Mapping[int, Mapping[str, Any]], names: Sequence[str]) -> None:
+    """ValueError where the moments of Adam and its kin are not tensors like these parameters."""
     for i, kept in state.items():
-        for name, shape in {"step": (), "exp_avg": parameters[i].shape, "exp_avg_sq": parameters[i].shape}.items():
-            value = kept[name]
+        for name in names:
+            value, shape = kept[name], () if name in SCALARS else parameters[i].shape
             if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or not value.is_floating_point():
                 raise ValueError(f"{name} {i} is no tensor of floats")
             if value.shape != shape:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gander import distributed, draws
+from gander.consistency import CHANGE, Consistency
 from gander.data.augment import Augment, horizontal_flip
 from gander.errors import UserError
 from gander.layers.norms import has_batch_statistics
@@ -30,6 +31,7 @@ class Gan:
         generator_optimizer, discriminator_optimizer: over their parameters.
         loss: a pair from `gander.losses`.
         penalties: (function of `gander.penalties`, weight) pairs, added to the discriminator's loss.
+        consistency: terms of `gander.consistency`; their images go through the discriminator with the others.
         n_dis: discriminator updates a step; each takes its own batch.
         accumulate: micro-batches of one batch whose gradients are averaged. A network with batch norm sees each apart.
         simultaneous: both gradients from the same weights, as the article has it; else the discriminator moves first.
@@ -48,6 +50,7 @@ class Gan:
         discriminator_optimizer: torch.optim.Optimizer,
         loss: Adversarial,
         penalties: Sequence[tuple[Penalty, float]] = (),
+        consistency: Consistency | None = None,
         n_dis: int = 1,
         accumulate: int = 1,
         simultaneous: bool = False,
@@ -59,9 +62,9 @@ class Gan:
         self.generator: Generator = by_step(generator)
         self.discriminator = by_step(discriminator)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
-        self.loss, self.penalties = loss, list(penalties)
+        self.loss, self.penalties, self.consistency = loss, list(penalties), consistency or Consistency()
         self.draws_per_step, self.accumulate, self.simultaneous = n_dis, accumulate, simultaneous
-        self.augment, self.flip, self.dequantize = augment, flip, dequantize
+        self.augment, self.change, self.flip, self.dequantize = augment, Augment(CHANGE), flip, dequantize
         self.ema = EMA(generator, ema)
         # Statistics of a batch must not mix real and fake images; without them one pass over both is the same and cheaper.
         self.apart = has_batch_statistics(discriminator)
@@ -104,18 +107,33 @@ class Gan:
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         latents, labels = self._latents(batch, draw, f"discriminator {i}")
         reals = self._reals(batch, draw, f"{i}")
-        real_looks, fake_looks = (self._looks(batch, draw, f"{kind} {i}") for kind in ("real", "fake"))
+        real_looks, fake_looks = (self._looks(self.augment, batch, draw, f"augment {kind} {i}") for kind in ("real", "fake"))
+        consistency = self.consistency
+        change_real = self._looks(self.change if consistency.of_real else None, batch, draw, f"change real {i}")
+        change_fake = self._looks(self.change if consistency.bcr else None, batch, draw, f"change fake {i}")
+        near = self._near(latents, batch, draw, f"discriminator {i}")
         epsilons = self._cut(torch.rand(self._size(batch), generator=draw(f"penalty {i}"))) if self.penalties else None
         sums: dict[str, Tensor] = {}
         for m, (_, real_labels) in enumerate(batch):
             with torch.no_grad(), self.precision.autocast():
                 fake = self.generator(latents[m], labels[m])
+                near_fake = self.generator(near[m], labels[m]) if consistency.zcr else None
             self.shown = {"real": reals[m], "fake": _full(fake)}
             real, fake = (looks(self.shown[kind], m) for kind, looks in (("real", real_looks), ("fake", fake_looks)))
+            shown = {"real": (real, real_labels), "fake": (fake, labels[m])}
+            if consistency.of_real:
+                shown["changed real"] = change_real(real, m), real_labels
+            if consistency.bcr:
+                shown["changed fake"] = change_fake(fake, m), labels[m]
+            if near_fake is not None:
+                shown["near fake"] = fake_looks(_full(near_fake), m), labels[m]
             with self.precision.autocast():
-                real_logits, fake_logits = self._judge(real, real_labels, fake, labels[m])
-            loss = self.loss.discriminator(real_logits, fake_logits)
-            values = {"discriminator_loss": loss, "real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
+                logits = self._judge(shown)
+            loss = self.loss.discriminator(logits["real"], logits["fake"])
+            values = {"discriminator_loss": loss, "real_logit": logits["real"].mean(), "fake_logit": logits["fake"].mean()}
+            for name, (value, weight) in consistency.discriminator(logits).items():
+                values[name] = value
+                loss = loss + weight * value
             for penalty, weight in self.penalties:
                 assert epsilons is not None
                 value = penalty(self.discriminator, real, real_labels, fake, labels[m], epsilons[m])
@@ -130,8 +148,9 @@ class Gan:
         # The simultaneous form differentiates both losses at the same fakes.
         role = f"discriminator {self.draws_per_step - 1}" if self.simultaneous else "generator"
         latents, labels = self._latents(batch, draw, role)
+        near = self._near(latents, batch, draw, role)
         reals = self._reals(batch, draw, "generator") if self.loss.paired else None
-        real_looks, fake_looks = (self._looks(batch, draw, f"{kind} generator") for kind in ("real", "fake"))
+        real_looks, fake_looks = (self._looks(self.augment, batch, draw, f"augment {kind} generator") for kind in ("real", "fake"))
         sums: dict[str, Tensor] = {}
         learning = [p for p in self.discriminator.parameters() if p.requires_grad]  # not what a user has frozen
         for parameter in learning:
@@ -139,27 +158,33 @@ class Gan:
         try:
             for m, (_, real_labels) in enumerate(batch):
                 with self.precision.autocast():
-                    fake = self.generator(latents[m], labels[m])
-                fake = fake_looks(_full(fake), m)
+                    fake = _full(self.generator(latents[m], labels[m]))
+                    near_fake = _full(self.generator(near[m], labels[m])) if self.consistency.zcr else None
+                shown = fake_looks(fake, m)
                 with self.precision.autocast():
-                    fake_logits = _full(self.discriminator(fake, labels[m]))
+                    fake_logits = _full(self.discriminator(shown, labels[m]))
                     real_logits = None
                     if reals is not None:
                         with torch.no_grad():
                             real_logits = _full(self.discriminator(real_looks(reals[m], m), real_labels))
                 loss = self.loss.generator(real_logits, fake_logits)
+                values = {"generator_loss": loss}
+                if near_fake is not None:
+                    values["zcr_generator"], weight = self.consistency.generator(fake, near_fake)
+                    loss = loss + weight * values["zcr_generator"]
                 self.precision.backward("generator", loss / self.accumulate)
-                _add(sums, {"generator_loss": loss}, 1 / self.accumulate)
+                _add(sums, values, 1 / self.accumulate)
         finally:
             for parameter in learning:
                 parameter.requires_grad_(True)
         return sums
 
-    def _judge(self, real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _judge(self, shown: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         if self.apart:
-            return _full(self.discriminator(real, real_labels)), _full(self.discriminator(fake, fake_labels))
-        logits = _full(self.discriminator(torch.cat([real, fake]), torch.cat([real_labels, fake_labels])))
-        return logits[: len(real)], logits[len(real) :]
+            return {name: _full(self.discriminator(images, labels)) for name, (images, labels) in shown.items()}
+        images, labels = (torch.cat(parts) for parts in zip(*shown.values(), strict=True))
+        logits = _full(self.discriminator(images, labels)).split([len(images) for images, _ in shown.values()])
+        return dict(zip(shown, logits, strict=True))
 
     def _descend(self, name: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         parameters = list(network.parameters())
@@ -193,12 +218,18 @@ class Gan:
             images = [x + draws.noise(key, x.shape[1:]).to(x.dtype) / 128 for x, key in zip(images, keys, strict=True)]
         return images
 
-    def _looks(self, batch: Batch, draw: draws.Draws, name: str) -> Callable[[Tensor, int], Tensor]:
+    def _near(self, latents: list[Tensor], batch: Batch, draw: draws.Draws, role: str) -> list[Tensor]:
+        """The latents moved by σ ε, for zCR; unmoved where that is off."""
+        if not self.consistency.zcr:
+            return latents
+        noise = self._cut(torch.randn(self._size(batch), self.generator.latent_dim, generator=draw(f"near {role}")))
+        return [latent + self.consistency.sigma * epsilon for latent, epsilon in zip(latents, noise, strict=True)]
+
+    def _looks(self, augment: Augment | None, batch: Batch, draw: draws.Draws, purpose: str) -> Callable[[Tensor, int], Tensor]:
         """What the discriminator is shown of micro-batch m: the augmented images, or the images."""
-        augment = self.augment
         if augment is None:
             return lambda images, m: images
-        parameters = self._cut(augment.draw(draw(f"augment {name}"), self._size(batch)))
+        parameters = self._cut(augment.draw(draw(purpose), self._size(batch)))
         return lambda images, m: augment.apply(images, parameters[m])
 
     def details(self) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Augmentations do what they say, to each image alone, and let the gradient through."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,6 +90,30 @@ def test_translation_moves_whole_pixels():
         expected[:, inside[0], inside[1]] = rolled[:, inside[0], inside[1]]
         assert torch.equal(after, expected)
     assert len(seen) == 5 * 7
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 24), (1, 9, 5), (2, 3, 2)])
+def test_shift_is_a_crop_of_the_image_padded_by_reflection(shape):
+    """(2, 3, 2): too small to be moved."""
+    augment, (_, h, w) = Augment("shift"), shape
+    x, u = images(300, *shape), numbers(augment, 300)
+    u[0], u[1] = 0, 1 - 2**-24
+    p, q = round(h / 8), round(w / 8)
+    moved, seen = augment.apply(x, u), set()
+    for before, after, (down, right) in zip(x, moved, (u * torch.tensor([2 * p + 1, 2 * q + 1])).long().tolist(), strict=True):
+        seen.add((down, right))
+        padded = np.pad(before.numpy(), ((0, 0), (p, p), (q, q)), mode="reflect")
+        expected = padded[:, 2 * p - down : 2 * p - down + h, 2 * q - right : 2 * q - right + w]
+        assert np.array_equal(after.numpy(), expected)
+    assert len(seen) == (2 * p + 1) * (2 * q + 1)
+
+
+def test_flip_mirrors_half():
+    augment = Augment("flip")
+    x, u = images(100), numbers(augment, 100)
+    mirrored = (augment.apply(x, u) == x.flip(3)).all(-1).all(-1).all(-1)
+    assert torch.equal(mirrored, u[:, 0] < 0.5)
+    assert 30 < mirrored.sum() < 70
 
 
 def test_cutout_leaves_a_quarter_of_zeros_at_most():

@@ -16,6 +16,7 @@ GAMES = {
     "official relativistic": ("sagan_official", 0, {"loss": "relativistic", "r1": 1.0, "r2": 1.0, "spectral_norm": "none"}),
     "wgan-gp": ("sagan", 0, {"loss": "wasserstein", "wgan_gp": 10.0, "n_dis": 2, "spectral_norm": "none", "accumulate": 2}),
     "dcgan": ("dcgan", 0, {"attention": "self+residual"}),
+    "consistent": ("dcgan", 0, {"attention": "self", "spectral_norm": "both", "bcr": 10.0, "zcr": 5.0, "augment": "translation"}),
 }
 
 

@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from gander.errors import UserError
-from gander.optimizers import adam
+from gander.optimizers import OPTIMIZERS, adam
 from gander.train import checkpoint
 from gander.train.belief import check_archive, load_optimizer
 
 
-def stepped(seed=0):
-    """Adam over two tensors, after two steps."""
+def stepped(seed=0, make=adam):
+    """An optimiser over two tensors, after two steps."""
     torch.manual_seed(seed)
     network = nn.Linear(3, 2)
-    optimizer = adam(network.parameters(), 1e-3, (0.5, 0.9))
+    optimizer = make(network.parameters(), 1e-3, (0.5, 0.9))
     for _ in range(2):
         network(torch.randn(4, 3)).square().sum().backward()
         optimizer.step()
@@ -31,9 +31,10 @@ def same(a, b):
         assert all(torch.equal(value, b["state"][i][name]) for name, value in kept.items())
 
 
-def test_a_state_comes_back_to_the_bit():
-    _, optimizer = stepped()
-    _, other = stepped(1)
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_state_comes_back_to_the_bit(make):
+    _, optimizer = stepped(make=make)
+    _, other = stepped(1, make)
     load_optimizer(other, copy.deepcopy(optimizer.state_dict()))
     same(other.state_dict(), optimizer.state_dict())
 
@@ -92,6 +93,18 @@ def test_what_the_next_step_would_trip_over_is_refused_and_nothing_is_loaded(pla
     with pytest.raises(UserError, match="delete that checkpoint"):
         load_optimizer(optimizer, saved)
     same(optimizer.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "moment"), [("nadam", "mu_product"), ("nadam", "exp_avg_sq"), ("adabound", "exp_avg"), ("adabound", "step")]
+)
+@pytest.mark.parametrize("value", [None, 3, torch.zeros(7), torch.tensor(float("nan"))])
+def test_the_moments_of_other_optimisers_are_believed_as_little(name, moment, value):
+    _, optimizer = stepped(make=OPTIMIZERS[name])
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0][moment] = value
+    with pytest.raises(UserError, match="delete that checkpoint"):
+        load_optimizer(optimizer, saved)
 
 
 def test_an_archive_takes_no_more_memory_than_its_file(tmp_path):

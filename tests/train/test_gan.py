@@ -5,6 +5,8 @@ import torch
 from games import GAMES, make, weights
 
 from gander import draws
+from gander.consistency import Consistency
+from gander.data.augment import Augment
 from gander.errors import UserError
 from gander.layers.spectral_norm import refresh
 from gander.train.ema import EMA, ready
@@ -54,6 +56,73 @@ def test_a_step_is_the_formula(simultaneous):
             torch.testing.assert_close(parameter, theirs[name], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(("game", "augment"), [("article", "none"), ("article", "color,cutout"), ("dcgan", "none")])
+def test_consistency_is_the_formula(game, augment):
+    """Both losses with every term on, written out in float64; DCGAN's discriminator has batch norm, so passes are apart."""
+    knobs = {"dtype": torch.float64, "spectral_norm": "both", "augment": augment, "loss": "hinge", "flip": False}
+    knobs |= {"dequantize": False} if game == "article" else {}
+    learner, batches = make(game, **knobs)
+    naive, _ = make(game, **knobs)
+    learner.consistency = Consistency(cr=2.0, bcr=3.0, zcr=4.0, batch_cr=5.0, sigma=0.3)
+    draw = draws.at_step(0, 0)
+    log = learner.step(0, batches(0), draw)
+
+    G, D = naive.generator.train(), naive.discriminator.train()
+    [(real, _)] = batches(0)[0]
+    policy = Augment(augment)
+
+    def looks(images, kind):
+        return policy.apply(images, policy.draw(draw(f"augment {kind}"), 12))
+
+    def latents(role):
+        z = torch.randn(12, G.latent_dim, generator=draw(f"latent {role}")).double()
+        return z, z + 0.3 * torch.randn(12, G.latent_dim, generator=draw(f"near {role}")).double()
+
+    refresh(D)
+    z, near = latents("discriminator 0")
+    with torch.no_grad():
+        fake, fake_near = (looks(G(latent), "fake 0") for latent in (z, near))
+    real = looks(real, "real 0")
+    of_real, of_fake = D(real), D(fake)
+    of_changed_real = D(changed(real, torch.rand(12, 3, generator=draw("change real 0"))))
+    of_changed_fake = D(changed(fake, torch.rand(12, 3, generator=draw("change fake 0"))))
+    terms = {
+        "cr": ((of_real - of_changed_real) ** 2).mean(),
+        "bcr": ((of_fake - of_changed_fake) ** 2).mean(),
+        "zcr": ((of_fake - D(fake_near)) ** 2).mean(),
+        "batch_cr": (of_real.mean() - of_changed_real.mean()) ** 2,
+    }
+    loss = (1 - of_real).relu().mean() + (1 + of_fake).relu().mean()
+    loss = loss + 5 * terms["cr"] + 3 * terms["bcr"] + 4 * terms["zcr"] + 5 * terms["batch_cr"]
+    move(naive.discriminator_optimizer, D, torch.autograd.grad(loss, list(D.parameters())))
+    refresh(G)
+    z, near = latents("generator")
+    fake, fake_near = G(z), G(near)
+    terms["zcr_generator"] = ((fake - fake_near) ** 2).mean()
+    loss = -D(looks(fake, "fake generator")).mean() - 0.4 * terms["zcr_generator"]
+    move(naive.generator_optimizer, G, torch.autograd.grad(loss, list(G.parameters()), allow_unused=True))
+
+    for name, value in terms.items():
+        assert value > 0
+        torch.testing.assert_close(log[name], value.detach())
+    for network in ("generator", "discriminator"):
+        theirs = dict(naive.networks[network].named_parameters())
+        for name, parameter in learner.networks[network].named_parameters():
+            torch.testing.assert_close(parameter, theirs[name], rtol=1e-9, atol=1e-11, msg=f"{network}.{name}")
+
+
+def changed(images, numbers):
+    """Each image mirrored where u < ½ and shifted by reflection, one after the other."""
+    result = []
+    for image, (coin, down, right) in zip(images, numbers.tolist(), strict=True):
+        if coin < 0.5:
+            image = image.flip(2)
+        top, left = 2 - int(down * 5), 2 - int(right * 5)  # 16 pixels: by 2 at most
+        padded = torch.nn.functional.pad(image[None], (2, 2, 2, 2), mode="reflect")[0]
+        result.append(padded[:, 2 + top : 18 + top, 2 + left : 18 + left])
+    return torch.stack(result)
+
+
 def move(optimizer, network, gradients):
     for parameter, gradient in zip(network.parameters(), gradients, strict=True):
         parameter.grad = gradient
@@ -75,8 +144,9 @@ def test_the_same_draws_make_the_same_step(game):
 @pytest.mark.parametrize("accumulate", [2, 3, 6])
 def test_accumulation_is_the_whole_batch_where_nothing_mixes_images(accumulate):
     """A discriminator without batch norm, against a generator in eval mode: gradients are means over images."""
-    whole, batches = make("wgan-gp", dtype=torch.float64, accumulate=1, spectral_norm="both")
-    parts, cut = make("wgan-gp", dtype=torch.float64, accumulate=accumulate, spectral_norm="both")
+    options = {"dtype": torch.float64, "spectral_norm": "both", "bcr": 10.0, "zcr": 5.0}
+    whole, batches = make("wgan-gp", accumulate=1, **options)
+    parts, cut = make("wgan-gp", accumulate=accumulate, **options)
     for learner in (whole, parts):
         learner.generator.eval().train = lambda mode=True: None
     take(whole, batches, 3)
@@ -85,8 +155,10 @@ def test_accumulation_is_the_whole_batch_where_nothing_mixes_images(accumulate):
         torch.testing.assert_close(tensor, weights(parts)[name], rtol=1e-9, atol=1e-10, msg=name)
 
 
-def test_spectral_vectors_move_once_a_step_of_their_own_network():
-    learner, batches = make("article simultaneous", simultaneous=False, n_dis=3)
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_spectral_vectors_move_once_a_step_of_their_own_network(weight):
+    consistency = {"cr": weight, "bcr": weight, "zcr": weight}
+    learner, batches = make("article simultaneous", simultaneous=False, n_dis=3, **consistency)
     moves = {"generator": 0, "discriminator": 0}
     before = {n: next(b for k, b in net.named_buffers() if k.endswith(".u")) for n, net in learner.networks.items() if n in moves}
     seen = {name: {id(u)} for name, u in before.items()}
@@ -104,6 +176,12 @@ def test_spectral_vectors_move_once_a_step_of_their_own_network():
     take(learner, batches, 1)
     assert len(seen["discriminator"]) == 1 + 3
     assert len(seen["generator"]) == 1 + 1
+
+
+def test_consistency_is_of_fp32_in_any_precision():
+    learner, batches = make("consistent", precision="bf16")
+    log = take(learner, batches, 1)
+    assert {log[name].dtype for name in ("cr", "bcr", "zcr", "zcr_generator")} == {torch.float32}
 
 
 @every_game

@@ -50,7 +50,7 @@ def held(one, others):
 
 def test_two_processes_are_one():
     """Conditional with cBN and projection; batch norm in the discriminator: accumulation and spectral norm in both."""
-    games = ["official conditional", "dcgan"]
+    games = ["official conditional", "dcgan", "consistent"]
     held(all_games(games), run(all_games, 2, games))
 
 
