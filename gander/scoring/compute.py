@@ -37,7 +37,7 @@ def distances(samples: Vectors, reference: Vectors, network: Features, moments: 
     """
     found = metrics.frechet(samples, moments or metrics.Moments.of(reference, "reference"), blocks=BLOCKS)
     n = min(len(samples), len(reference))
-    size = min(KERNEL_BLOCK, n // 2)
+    size = min(KERNEL_BLOCK, n // BLOCKS)  # of fewer blocks their spread says little
     kernel = metrics.kernel_distance_in_blocks(samples[:NEIGHBOURS], reference[:NEIGHBOURS], size=size)
     how = f"{kernel.blocks} blocks of {kernel.size:,} of each set"
     scores = [Score(network.title, found.distance, found.error, JACKKNIFE, "lower")]
