@@ -67,5 +67,6 @@ def _check_moments(parameters: list[Tensor], state: Mapping[int, Mapping[str, An
                 raise ValueError(f"{name} {i} is no tensor of floats")
             if value.shape != shape:
                 raise ValueError(f"{name} {i} is {tuple(value.shape)}, not {tuple(shape)}")
-        if not 0 <= kept["step"] < math.inf:
-            raise ValueError(f"step {i} is {float(kept['step'])}")
+        for name in SCALARS & set(names):
+            if not 0 <= kept[name] < math.inf:
+                raise ValueError(f"{name} {i} is {float(kept[name])}")
