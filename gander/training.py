@@ -29,7 +29,7 @@ def train(
     save_every: int = 500,
     sample_every: int = 250,
     score_every: int = 0,
-    score_features: Literal["inception", "random-conv"] | None = None,
+    score_features: Literal["inception", "dinov2", "random-conv"] | None = None,
     keep_every: int = 0,
     on_collapse: Literal["warn", "stop", "rollback"] = "warn",
     init: str | None = None,

@@ -117,7 +117,7 @@ def score(
     *what: str,
     data: str | None = None,
     split: str | None = None,
-    features: Literal["inception", "random-conv"] | None = None,
+    features: Literal["inception", "dinov2", "random-conv"] | None = None,
     weights: str | None = None,
     resize: Literal["tf1", "clean"] | None = None,
     samples: int | None = None,
@@ -139,7 +139,7 @@ def score(
         data: the real images, a folder or zip (or a .safetensors file of --save-reference); by default the run's own.
         split: which of their splits; by default that of the run, else train.
         features: the network that makes vectors of images; by default inception where its weights are, else random-conv.
-        weights: file of the reference Inception weights, with which figures are called FID and IS.
+        weights: file of the reference Inception weights, with which figures are called FID and IS; for dinov2 of its own.
         resize: of images for Inception: tf1 is that of published figures, clean is antialiased (Parmar et al. 2021).
         samples: how many; by default 10,000 of a run, all images of a folder.
         resolution: side at which a folder's images are compared; by default the one that most of them have.

@@ -18,11 +18,12 @@ from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor, nn
 
 from gander.errors import UserError, unknown
-from gander.metrics import inception
+from gander.metrics import dinov2, inception
 from gander.metrics.random_conv import RandomConv
 
 FEATURES = {
     "inception": "the Inception-v3 of the FID, 2048 numbers; needs the reference weights",
+    "dinov2": "the vision transformer DINOv2 (L: 1,024 numbers), nearer to our judgement (Stein et al. 2023); needs its weights",
     "random-conv": "a fixed untrained network, 512 numbers; needs nothing; a smoke alarm, not a quality score",
 }
 HINT = "--weights FILE: the reference Inception weights"
@@ -72,7 +73,7 @@ def features(
         name: one of FEATURES
         weights: the file of the weights; by default from the cache, or fetched into it
         device: where the network computes
-        resize: inception alone: "tf1", as the reference does (default), or "clean"
+        resize: inception alone: "tf1", as the reference does (default), or "clean"; the others have one way each
     """
     device = torch.device(device)
     if name not in FEATURES:
@@ -81,6 +82,11 @@ def features(
         resize = resize or "tf1"
         network, digest = inception.load(weights, resize)
         return Features(name, digest, network.dimensions, resize, _placed(network, device), device)
+    if name == "dinov2":
+        if resize not in (None, dinov2.RESIZE):
+            raise UserError(f"dinov2 resizes in one way, {dinov2.RESIZE}, so that there is no resize {resize!r}; leave it out")
+        transformer, digest = dinov2.load(weights)
+        return Features(name, digest, transformer.dimensions, dinov2.RESIZE, _placed(transformer, device), device)
     if weights is not None:
         raise UserError(f"{name} has no weights to load, so that {weights} is of no use to it; did you mean --features inception?")
     if resize not in (None, "none"):

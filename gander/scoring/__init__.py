@@ -51,7 +51,8 @@ def hint(network: Features) -> str:
     if network.reference:
         return ""
     why = "not the weights and the resize of published figures" if network.name == "inception" else FEATURES[network.name]
-    return f"{network.name}: {why}; {HINT}"
+    named = "--features inception " if network.name == "dinov2" else ""  # else --weights would be its own
+    return f"{network.name}: {why}; {named}{HINT}"
 
 
 def score(where: str, network: Features, wanted: Wanted) -> tuple[list[Result], Reference]:
