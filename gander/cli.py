@@ -7,7 +7,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from gander import __version__
 from gander.errors import UserError, shown, unknown
@@ -78,13 +78,14 @@ def _run(words: list[str]) -> int:
     from gander import verbs
 
     function = verbs.VERBS[verb]
-    parameters = inspect.signature(function).parameters.values()
+    parameters = list(inspect.signature(function).parameters.values())
     given, words = _positional(verb, [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD], words)
     several: list[str] = []
     while words and not words[0].startswith("-") and any(p.kind is p.VAR_POSITIONAL for p in parameters):
         several.append(words.pop(0))
     knobs = _knobs(given["recipe"]) if verb in WITH_KNOBS else {}
-    program = f"gander {verb} {' '.join([*given.values(), *several])}".strip()
+    places = several or [f"{p.name.upper()} ..." for p in parameters if p.kind is p.VAR_POSITIONAL]
+    program = f"gander {verb} {' '.join([*given.values(), *places])}".strip()
     values = _parse(program, function, _flags(function), knobs, words)
     outcome = function(*given.values(), *several, **values)
     return 128 + outcome.signal if verb == "train" and outcome.signal else 0
@@ -178,10 +179,12 @@ def _made(name: str, fields: dict[str, Flag]) -> type:
 
 
 def _metavar(kind: Any) -> str | None:
-    """INT for `int | None`, where tyro would write {None}|INT; its own word for the rest."""
+    """INT for `int | None`, {a,b} for `Literal["a", "b"] | None`, where tyro would write {None}|INT; its own word for the rest."""
     kinds = [k for k in get_args(kind) if k is not type(None)]
     if type(None) not in get_args(kind) or len(kinds) != 1:
         return None
+    if get_origin(kinds[0]) is Literal:
+        return "{" + ",".join(map(str, get_args(kinds[0]))) + "}"
     return "INT [INT ...]" if get_args(kinds[0]) else kinds[0].__name__.upper()
 
 

@@ -299,6 +299,12 @@ def test_show_prints_the_parameter_counts_of_the_sources(say):
     assert re.search(r"a step +[\d,.]+ GFLOP", out)
 
 
+def test_help_names_the_words_that_a_flag_takes(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["score", "--help"])
+    assert "--features {inception,dinov2,random-conv}" in " ".join(capsys.readouterr().out.split())
+
+
 def test_every_knob_has_its_reason():
     from gander import recipes
 
