@@ -13,9 +13,9 @@ from gander.metrics.features import FEATURES, HINT, Features, features
 from gander.probes import PROBES
 from gander.run import Run
 from gander.sampling import load_generator
-from gander.scoring import compute, pictures, subjects
+from gander.scoring import compute, copies, subjects
 from gander.scoring.card import Card, Result
-from gander.scoring.measured import MOST, Measured, measure
+from gander.scoring.measured import MOST, Measured
 from gander.scoring.reference import Reference, of_data, of_file
 from gander.scoring.subjects import Subject
 
@@ -135,15 +135,7 @@ def _judged(subject: Subject, reference: Reference, network: Features, real: boo
     found = compute.all_scores(subject.vectors, labels, subject.logits, measured.vectors, of_real, network)
     if facts["hash"].startswith("probe:") and subject.images.shape[3] == 3:
         found.scores.extend(compute.grades(PROBES[facts["name"]], subject.images, labels))
-    verdict, picture = f"not judged: {reference.lacking}", None
-    if real:
-        verdict = "these are the held-out images"
-    elif reference.held_out is not None and reference.dataset is not None:
-        held_out = measure(reference.held_out, network, compute.SUSPECTS)
-        suspects = compute.memorised(subject.vectors, measured.vectors, held_out.vectors)
-        few = f" (against {len(measured):,} of {facts['of']:,} training images)" if len(measured) < facts["of"] else ""
-        images = (subject.images, reference.dataset.images, measured.rows, reference.held_out.images[held_out.rows])
-        verdict, picture = suspects.verdict + few, pictures.nearest(*images, suspects)
+    verdict, picture = ("these are the held-out images", None) if real else copies.judged(subject, reference, network)
     card = card_of(measured, network, len(subject.vectors), **subject.made)
     classes = {facts["classes"][label]: value for label, value in found.classes.items()}
     name = f"real images ({facts['name']}, {subject.facts['split']})" if real else subject.name

@@ -8,14 +8,12 @@ from jaxtyping import Float, Int64, UInt8
 from gander import metrics
 from gander.errors import UserError
 from gander.metrics.features import Features
-from gander.metrics.memorisation import Memorisation
 from gander.probes import Probe
 from gander.scoring.card import Score
 
 BLOCKS = 10  # of a jackknife
 KERNEL_BLOCK = 1_000
 NEIGHBOURS = 10_000  # images of each set at most, for what looks at all pairs
-SUSPECTS = 2_000  # samples and held-out images whose nearest training images are looked for
 JACKKNIFE = f"jackknife over {BLOCKS} blocks of samples"
 
 Vectors = Float[np.ndarray, "_ _"]
@@ -80,11 +78,6 @@ def all_scores(
             Score(_named(name, network), share.value, share.error, f"{k:,} of each; binomial, the other set as given", "higher")
         )
     return Scores(scores, notes, classes)
-
-
-def memorised(samples: Vectors, training: Vectors, held_out: Vectors) -> Memorisation:
-    """The verdict on the first samples and held-out images."""
-    return metrics.memorisation(samples[:SUSPECTS], training, held_out[:SUSPECTS])
 
 
 def grades(probe: Probe, images: UInt8[np.ndarray, "n h w 3"], labels: Labels | None) -> list[Score]:

@@ -55,8 +55,12 @@ class Measured:
 
     def first(self, count: int) -> "Measured":
         """The first `count` of them."""
-        logits = None if self.logits is None else self.logits[:count]
-        return Measured(self.vectors[:count], self.labels[:count], self.rows[:count], self.facts, logits)
+        return Measured(self.vectors[:count], self.labels[:count], self.rows[:count], self.facts)
+
+    def last(self, count: int) -> "Measured":
+        """The last `count` of them."""
+        start = len(self) - count
+        return Measured(self.vectors[start:], self.labels[start:], self.rows[start:], self.facts)
 
 
 def order(dataset: Dataset) -> Int64[np.ndarray, " n"]:

@@ -22,11 +22,15 @@ class Back(NamedTuple):
     fallen: int = 0
 
 
+def save_seconds() -> float:
+    """How long a save may take: `GANDER_SAVE_SECONDS`, by default what a cluster leaves a job between its signal and its end."""
+    return seconds("GANDER_SAVE_SECONDS", 30.0)
+
+
 def save(learner: Learner, run: Run, step: int, back: Back, *, must: bool = True) -> bool:
     """The first process saves. False where the disk hung; `must` raises GivenUp there."""
     state = {"step": step, "went_back": back.times, "from": back.fallen, "learner": learner.state_dict()}
-    # by default what a cluster leaves a job between its signal and its end
-    within = seconds("GANDER_SAVE_SECONDS", 30.0)
+    within = save_seconds()
 
     def write() -> bool:
         try:
@@ -78,6 +82,7 @@ def resume(learner: Learner, run: Run) -> tuple[int, Back]:
             tqdm.write(f"{complaint}; the one before it is taken", file=sys.stderr)
         return int(path.name)
 
+    save_seconds()  # what is wrong with it is said before the first step
     if (step := distributed.chief_says(newest)) < 0:
         return 0, Back()
     state = _load(learner, run, step, "damaged")

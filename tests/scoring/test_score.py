@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import pictures, write
 from PIL import Image
 from safetensors.torch import load_file
 
 from gander import verbs
 from gander.errors import UserError
-from gander.train import checkpoint
+from gander.files import sha256
+from gander.metrics import inception
 
 TRAIN = ["--resolution", "16", "--width", "4", "--batch", "8", "--steps", "2", "--sample-every", "0", "--device", "cpu"]
 
@@ -74,7 +76,7 @@ def test_the_reference_may_be_a_file(say, run, tmp_path):
     assert "the images that run was trained on are not to be had" in err
     code, out, _ = say("score run --samples 64 --out b --data real.safetensors")
     assert code == 0
-    assert "not judged: the reference is a file of vectors" in out
+    assert "memorisation not judged: the reference is a file of vectors" in out
     assert values("a/scores.json") == values("b/scores.json")
 
 
@@ -146,8 +148,46 @@ def test_a_memorised_image_is_found(say, tmp_path, photos):
     assert Path("out/nearest-copies.png").exists()
 
 
+def test_where_nothing_is_held_out_a_tenth_of_the_training_images_stands_for_it(say, tmp_path):
+    images = pictures(400, 3)
+    write(tmp_path / "all", images)
+    write(tmp_path / "copies", images[:50])
+    write(tmp_path / "fresh", pictures(50, 99))
+    code, out, _ = say("score copies fresh --data all --samples 50 --out out")
+    assert code == 0
+    assert "memorisation: " in out
+    assert " are copies" in out
+    assert "(40 of the training images stand for held-out ones; samples are compared with 360 of 400)" in out
+    assert Path("out/nearest-fresh.png").exists()
+    assert say("score fresh --data all --samples 50 --out a --save-reference real.safetensors")[0] == 0
+    code, out, _ = say("score copies --data real.safetensors --samples 50")
+    assert code == 0
+    assert " are copies" in out
+
+
+def test_the_words_FID_and_IS_take_the_reference_weights(say, tmp_path, monkeypatch):
+    """Inception with weights of chance: named as what it is, until their hash is taken for that of the reference."""
+    torch.manual_seed(0)
+    torch.save(inception.Inception("tf1").state_dict(), "weights.pth")
+    write(tmp_path / "real", pictures(20, 1))
+    write(tmp_path / "fakes", pictures(20, 2))
+    code, out, err = say("score fakes --data real --samples 20 --weights weights.pth")
+    assert code == 0, err
+    assert "Fréchet[inception]" in out
+    assert "KID[inception]" in out
+    assert not re.search(r"\bFID\b|\bIS\b", out)
+    assert "not the weights and the resize of published figures; --weights FILE: the reference Inception weights" in out
+    monkeypatch.setattr(inception, "REFERENCE", sha256(tmp_path / "weights.pth"))
+    code, out, err = say("score fakes --data real --samples 20 --weights weights.pth")
+    assert code == 0, err
+    assert re.search(r"^  FID +\d", out, re.MULTILINE)
+    assert re.search(r"^  IS +\d", out, re.MULTILINE)
+    assert "--weights FILE" not in out
+    assert "20 samples and 20 reference images in 2048 dimensions: far above the distance of many" in out
+
+
 def test_samples_of_nan_are_refused_in_one_line(say, run, monkeypatch):
-    monkeypatch.setattr("gander.scoring.subjects.images_of", lambda *_: np.nan * checkpoint.torch.zeros(64, 3, 16, 16))
+    monkeypatch.setattr("gander.scoring.subjects.images_of", lambda *_: np.nan * torch.zeros(64, 3, 16, 16))
     code, _, err = say("score run --samples 64")
     assert code == 2
     assert "run makes samples that hold NaN or infinity at step 2; take an earlier --step" in err

@@ -154,6 +154,14 @@ def test_a_disk_that_is_full_costs_the_steps_since_the_last_save_and_nothing_els
         assert torch.equal(tensor, weights(resumed)[name]), name
 
 
+def test_a_wrong_time_for_saves_is_said_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANDER_SAVE_SECONDS", "soon")
+    run = new_run(tmp_path / "run")
+    with pytest.raises(UserError, match="GANDER_SAVE_SECONDS=soon is not a number of seconds"):
+        trained("article", run, 2)
+    assert not run.log_file.exists()
+
+
 def test_a_disk_that_hangs_once_costs_one_save_and_twice_the_run(tmp_path, monkeypatch, capsys):
     slow = []
     save = checkpoint.save
