@@ -67,7 +67,8 @@ def train(
     from gander.data import open_source, prepare
     from gander.data.batches import Batches
     from gander.recipes.experiment import Facts
-    from gander.scoring import features_for
+    from gander.scoring import FEWEST, features_for
+    from gander.scoring.card import best_of_training
     from gander.scoring.watch import REFERENCE, SAMPLES, Watch
     from gander.train import checkpoint
     from gander.train import precision as precisions
@@ -80,8 +81,12 @@ def train(
     for name, value in {"log-every": log_every, "save-every": save_every}.items():
         if value < 1:
             raise UserError(f"--{name} {value} is not a number of steps; take 1 or more")
+    if score_every < 0:
+        raise UserError(f"--score-every {score_every} is not a number of steps; take 0 for never, or 500")
     where = distributed.device(device)
     source = open_source(data, split=split)
+    if score_every and len(source) < FEWEST:
+        raise UserError(f"{len(source)} images are too few to score samples against, which takes {FEWEST}; leave --score-every out")
     with torch.device("meta"):  # all that can be wrong with the knobs, before any image is decoded
         trial = function(Facts(len(source), source.num_classes, channels), **resolved)
     if trial.batch > len(source):
@@ -171,7 +176,7 @@ def train(
             keep_every=keep_every,
             on_collapse=on_collapse,
             watchers=[(score_every, watch)] if watch else [],
-            best=watch.best if watch else "",
+            best=watch.best if watch else best_of_training(the_run.folder / "scores.json") if chief else "",
             tensorboard=tensorboard,
         )
         if chief and outcome.signal:

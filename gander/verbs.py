@@ -141,9 +141,9 @@ def score(
         features: the network that makes vectors of images; by default inception where its weights are, else random-conv.
         weights: file of the reference Inception weights, with which figures are called FID and IS; for dinov2 of its own.
         resize: of images for Inception: tf1 is that of published figures, clean is antialiased (Parmar et al. 2021).
-        samples: how many; by default 10,000 of a run, all images of a folder.
-        resolution: side at which a folder's images are compared; by default the one that most of them have.
-        floor: score held-out real images too: no sample can be expected to do better.
+        samples: how many; by default 10,000 of a run, all images of a folder, 50,000 at most.
+        resolution: side at which a folder's images are compared (squares, the centre cut out); by default the one that most have.
+        floor: score as many held-out real images too: no sample can be expected to do better.
         seed: of the samples.
         truncation: cut the latents to [-t, t].
         step: of which checkpoint; by default the last.
@@ -166,14 +166,22 @@ def score(
         )
     if save_reference and not save_reference.endswith(".safetensors"):
         raise UserError(f"--save-reference {save_reference} does not end in .safetensors; name it like reference.safetensors")
-    network_of_features = scoring.features_for(distributed.device(device), features, weights, resize)
     asked: dict[str, Any] = {"data": data, "split": split, "samples": samples, "resolution": resolution, "floor": floor}
     asked |= {"seed": seed, "truncation": truncation, "step": step, "network": network, "standing": standing, "recipe": recipe}
+    wanted = scoring.Wanted(**asked)
+    scoring.check(what, wanted)
+    places = [Path(out) if out else Path(where) if (Path(where) / "run.json").is_file() else None for where in what]
+    for place in {place for place in places if place}:
+        if place.exists() and not place.is_dir():
+            raise UserError(f"--out {place} is a file; name a folder")
+        card.read(place / "scores.json")
+    if save_reference and not Path(save_reference).absolute().parent.is_dir():
+        raise UserError(f"--save-reference {save_reference}: there is no such folder; make it, or name another")
+    network_of_features = scoring.features_for(distributed.device(device), features, weights, resize)
     results = []
-    for number, where in enumerate(what):
+    for number, (where, folder) in enumerate(zip(what, places, strict=True)):
         began = time.perf_counter()
-        found, reference = scoring.score(where, network_of_features, scoring.Wanted(**asked))
-        folder = Path(out) if out else Path(where) if (Path(where) / "run.json").is_file() else None
+        found, reference = scoring.score(where, network_of_features, wanted)
         say("\n\n".join("\n".join(sheet(result)) for result in found))
         if folder:
             card.keep(folder / "scores.json", found)

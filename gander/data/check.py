@@ -71,16 +71,16 @@ def check(
     return told if first.kind in ("probe", "rows") else _looked_at(told, parts, workers, progress, stopped)
 
 
-def short_sides(source: Source) -> Counter[int]:
-    """How many images have which short side, by their headers; those that cannot be read are left out.
+def sizes(source: Source) -> Counter[tuple[int, int]]:
+    """How many images have which (width, height), by their headers; those that cannot be read are left out.
 
     UserError where none can be read.
     """
-    found = Counter[int]()
+    found = Counter[tuple[int, int]]()
     with reader(source.kind, source.root, source.rows) as read:
         for entry in source.entries:
             with contextlib.suppress(Broken):
-                found[images.short_side(read(entry.path))] += 1
+                found[images.size(read(entry.path))] += 1
     if not found:
         raise UserError(f"none of the {len(source):,} images of {source.where} can be read; gander check tells more")
     return found

@@ -84,11 +84,12 @@ def inspect(data: bytes) -> Facts:
     return Facts(kind, mode, *image.size, digest.hexdigest()[:32])
 
 
-def short_side(data: bytes) -> int:
-    """The shorter side of an image, from its header. Raises Broken where it has none that can be read."""
+def size(data: bytes) -> tuple[int, int]:
+    """Width and height of an image, from its header. Raises Broken where it has none that can be read."""
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return min(image.size)
+            warnings.simplefilter("ignore")
+            return image.size
     except Exception as error:  # decoders raise all kinds of errors on hostile bytes
         raise Broken((str(error) or type(error).__name__).splitlines()[0][:200]) from None
 

@@ -5,7 +5,7 @@ What a number may be called depends on the network that made the features: see `
 
 from gander.metrics.frechet import frechet, frechet_at_infinity, frechet_by_class, frechet_distance, frechet_error
 from gander.metrics.inception_score import inception_score
-from gander.metrics.kernel import kernel_distance, kernel_distance_in_blocks
+from gander.metrics.kernel import kernel_distance, kernel_distance_in_blocks, kernel_distance_with_error
 from gander.metrics.memorisation import memorisation
 from gander.metrics.moments import Moments
 from gander.metrics.precision_recall import precision_recall
@@ -20,6 +20,7 @@ __all__ = [
     "inception_score",
     "kernel_distance",
     "kernel_distance_in_blocks",
+    "kernel_distance_with_error",
     "memorisation",
     "precision_recall",
 ]

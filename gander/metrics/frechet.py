@@ -100,7 +100,8 @@ def frechet_error(samples: Features, reference: Features | Moments, *, blocks: i
     """The standard error of `frechet_distance` over draws of the samples; the reference is taken as given.
 
     By the jackknife over g = `blocks` random blocks (Efron & Tibshirani 1993, chapter 11): with D_i the distance without
-    block i, √((g - 1)/g Σ (D_i - D̄)²). It costs g distances. UserError as `frechet_distance`, and for fewer samples than
+    block i, √((g - 1)/g Σ (D_i - D̄)²). Where samples are few it is on the safe side: 1.3 times the true one was seen at twice
+    as many samples as dimensions. It costs g distances. UserError as `frechet_distance`, and for fewer samples than
     blocks, or fewer than two blocks.
     """
     x, y = vectors(samples, "samples", least=max(3, blocks)), _moments(reference, "reference")

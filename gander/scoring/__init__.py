@@ -1,12 +1,14 @@
 """From a run or a folder of images to scores with a card: `score`. `watch.py` does the same, smaller, while a run trains."""
 
-from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from gander.data import open_source
 from gander.errors import UserError
 from gander.metrics import inception
 from gander.metrics.features import FEATURES, HINT, Features, features
@@ -16,11 +18,13 @@ from gander.sampling import load_generator
 from gander.scoring import compute, copies, subjects
 from gander.scoring.card import Card, Result
 from gander.scoring.measured import MOST, Measured
-from gander.scoring.reference import Reference, of_data, of_file
+from gander.scoring.reference import Reference, of_data, of_file, source_of
 from gander.scoring.subjects import Subject
+from gander.train import checkpoint
 
 SAMPLES = 10_000  # of a run, where no number is asked for
 LEAST = 1_000  # images of a set that are scored without being asked for by number
+FEWEST = 20  # that are scored at all
 
 
 class Wanted(NamedTuple):
@@ -55,56 +59,113 @@ def hint(network: Features) -> str:
     return f"{network.name}: {why}; {named}{HINT}"
 
 
+def check(subjects_asked: Sequence[str], wanted: Wanted) -> None:
+    """UserError for what is wrong with any of the subjects, or with what is asked, before any work is done."""
+    runs = [where for where in subjects_asked if _is_run(where)]
+    for name, given, of in (
+        ("--resolution", wanted.resolution is not None, "folders"),
+        ("--step", wanted.step is not None, "runs"),
+        ("--truncation", wanted.truncation is not None, "runs"),
+        ("--seed", wanted.seed != 0, "runs"),
+        ("--network", wanted.network != "ema", "runs"),
+        ("--standing", wanted.standing != 8, "runs"),
+        ("--recipe", wanted.recipe is not None, "runs"),
+    ):
+        if given and len(runs) == (len(subjects_asked) if of == "folders" else 0):
+            raise UserError(f"{name} is for {of}, and there is none among {', '.join(subjects_asked)}; leave it out")
+    if wanted.samples is not None and wanted.samples < FEWEST:
+        raise UserError(f"--samples {wanted.samples} are too few for any score; take {FEWEST} or more")
+    if wanted.truncation is not None and not 0 < wanted.truncation < float("inf"):
+        raise UserError(f"truncation {wanted.truncation} is not over 0; 0.7 is a usual one")
+    if wanted.standing < 0:
+        raise UserError(f"--standing {wanted.standing} is no number of batches; 8 is usual, 0 takes the running statistics")
+    of_vectors = wanted.data is not None and wanted.data.endswith(".safetensors")
+    if of_vectors and wanted.split:
+        raise UserError(f"--split {wanted.split} is for images, and {wanted.data} holds vectors of one split; leave it out")
+    for where in subjects_asked:
+        run = Run.open(where) if where in runs else None
+        if run:
+            checkpoint.find(run.checkpoints, wanted.step)
+        elif not Path(where).expanduser().exists() and wanted.data is None:
+            raise UserError(f"{where} does not exist; name a run, or a folder of images and real ones: --data FOLDER")
+        elif wanted.data is None:
+            raise UserError(f"{where} is no run, which would know its images; name the real ones: --data FOLDER")
+        else:
+            _enough(where, len(open_source(where)), wanted.samples)
+        if not of_vectors and len(source := source_of(run, wanted.data, wanted.split)) < FEWEST:
+            raise UserError(f"{source.where} has {len(source)} images to compare with, and a score needs {FEWEST}; give more")
+
+
+def _is_run(where: str) -> bool:
+    return (Path(where) / "run.json").is_file()
+
+
 def score(where: str, network: Features, wanted: Wanted) -> tuple[list[Result], Reference]:
     """Every score of a run's samples, or of a folder's images, against real images; with `floor` also what held-out ones get.
 
     UserError for what cannot be scored, before any sample is drawn.
     """
-    if wanted.samples is not None and wanted.samples < 2 * compute.BLOCKS:
-        raise UserError(f"--samples {wanted.samples} are too few for any score; take {2 * compute.BLOCKS} or more")
-    run = Run.open(where) if (Path(where) / "run.json").is_file() else None
-    if run is None and wanted.data is None:
-        if not Path(where).exists():
-            raise UserError(f"{where} does not exist; name a run, or a folder of images and real ones: --data FOLDER")
-        raise UserError(f"{where} is no run, which would know its images; name the real ones: --data FOLDER")
+    check([where], wanted)
+    run = Run.open(where) if _is_run(where) else None
     shared = of_file(Path(wanted.data), network) if wanted.data and wanted.data.endswith(".safetensors") else None
     if run:
-        checkpointed: dict[str, Any] = {
-            "step": wanted.step,
-            "network": wanted.network,
-            "standing": wanted.standing,
-            "recipe": wanted.recipe,
-        }
-        generator, step = load_generator(run, **checkpointed, device=network.device)
+        checkpointed: dict[str, Any] = {"step": wanted.step, "network": wanted.network, "standing": wanted.standing}
+        generator, step = load_generator(run, **checkpointed, recipe=wanted.recipe, device=network.device)
         resolution, channels, count = generator.resolution, run.described["facts"].get("channels", 3), wanted.samples or SAMPLES
     else:
-        dataset, sides = subjects.open_files(where, wanted.resolution or (shared.measured.facts["resolution"] if shared else None))
+        dataset, notes = subjects.open_files(
+            open_source(where), wanted.resolution or (shared.measured.facts["resolution"] if shared else None)
+        )
         resolution, channels, count = dataset.resolution, 3, _enough(where, len(dataset), wanted.samples)
     reference = shared or of_data(run, wanted.data, wanted.split, resolution, channels, network)
     facts = reference.measured.facts
-    if facts["resolution"] != resolution:
-        raise UserError(f"{wanted.data} is of {facts['resolution']} px images, {where} of {resolution} px; make one of that size")
-    if wanted.samples is None:
-        _enough(wanted.data or facts["name"], len(reference.measured), None)
-    if wanted.floor and reference.held_out is None:
-        raise UserError(f"--floor scores real images that were held out, and {reference.lacking}; name others: --data FOLDER")
+    if shared and run:
+        trained = str(run.described.get("data", {}).get("fingerprint"))[:16] == facts["hash"]
+        reference = replace(shared, trained=trained)
+    if (facts["resolution"], facts["channels"]) != (resolution, channels):
+        theirs, ours = (
+            f"{side} px and {c} channels" for side, c in ((facts["resolution"], facts["channels"]), (resolution, channels))
+        )
+        raise UserError(f"{wanted.data} is of images of {theirs}, {where} of {ours}; make one like that")
+    if wanted.samples is None and len(reference.measured) < LEAST:
+        few = f"{wanted.data or facts['name']} has {len(reference.measured):,} images to compare with"
+        raise UserError(
+            f"{few}, where scores against fewer than {LEAST:,} say little; --samples {count} asks for them all the same"
+        )
+    if wanted.floor:
+        if reference.held_out is None:
+            raise UserError(f"--floor scores real images that were held out, and {reference.lacking}; name others: --data FOLDER")
+        count = min(count, len(reference.held_out))  # a distance falls with the number of images: as many of both
+    graded = facts["hash"].startswith("probe:") and channels == 3
+    looked_at = count if graded else copies.SUSPECTS
     if run:
-        how = {"seed": wanted.seed, "truncation": wanted.truncation}
-        made = subjects.of_run(run, generator, step, count, network, wanted.network, wanted.standing, **how)
+        how: dict[str, Any] = {
+            "seed": wanted.seed,
+            "truncation": wanted.truncation,
+            "kind": wanted.network,
+            "standing": wanted.standing,
+        }
+        made = subjects.of_run(run, generator, step, count, network, looked_at=looked_at, **how)
     else:
-        made = subjects.of_files(dataset, sides, count, network)
+        enlarged = reference.dataset.enlarged if reference.dataset else 0
+        notes += [f"{enlarged:,} of {facts['of']:,} real images were enlarged to {resolution} px"] if enlarged else []
+        made = subjects.of_files(where, dataset, notes, count, network, looked_at)
     results = [_judged(made, reference, network)]
     if wanted.floor and reference.held_out is not None:
-        results.append(_judged(subjects.of_files(reference.held_out, Counter(), count, network), reference, network, real=True))
+        name = f"real images ({facts['name']}, {reference.held_out.split})"
+        real = subjects.of_files(name, reference.held_out, [], count, network, looked_at)
+        results.append(_judged(real, reference, network, real=True))
     return results, reference
 
 
 def _enough(where: str, there: int, asked: int | None) -> int:
     """How many of the images that are there to take. UserError where they are too few."""
+    if there < FEWEST:
+        raise UserError(f"{where} has {there:,} images, and a score needs {FEWEST}; give more")
     if asked is not None and asked > there:
         raise UserError(f"{where} has {there:,} images, fewer than the {asked:,} asked for; take --samples {there}")
     if asked is None and there < LEAST:
-        advice = f"--samples {there} gives them all the same, with their errors" if there >= 2 * compute.BLOCKS else "give more"
+        advice = f"--samples {there} gives them all the same, with their errors"
         raise UserError(f"{where} has {there:,} images, where scores of fewer than {LEAST:,} say little; {advice}")
     return asked or min(there, MOST)
 
@@ -122,6 +183,7 @@ def card_of(measured: Measured, network: Features, samples: int, **made) -> Card
         reference_images=len(measured),
         reference_of=facts["of"],
         resolution=facts["resolution"],
+        channels=facts["channels"],
         filter=facts["filter"],
         samples=samples,
         **made,
@@ -133,14 +195,22 @@ def _judged(subject: Subject, reference: Reference, network: Features, real: boo
     labels, notes = _labels(subject, facts["classes"])
     of_real = measured.labels if labels is not None else None
     found = compute.all_scores(subject.vectors, labels, subject.logits, measured.vectors, of_real, network)
-    if facts["hash"].startswith("probe:") and subject.images.shape[3] == 3:
+    if facts["hash"].startswith("probe:") and facts["channels"] == 3:
         found.scores.extend(compute.grades(PROBES[facts["name"]], subject.images, labels))
     verdict, picture = ("these are the held-out images", None) if real else copies.judged(subject, reference, network)
-    card = card_of(measured, network, len(subject.vectors), **subject.made)
+    made = dict(subject.made)
+    if subject.made and labels is not None and _uneven(measured):
+        made["labels"] = "in turn"
+    card = card_of(measured, network, len(subject.vectors), **made)
     classes = {facts["classes"][label]: value for label, value in found.classes.items()}
-    name = f"real images ({facts['name']}, {subject.facts['split']})" if real else subject.name
     said = subject.notes + notes + found.notes
-    return Result(name, subject.facts, card, found.scores, said, classes, verdict, picture, real)
+    return Result(subject.name, subject.facts, card, found.scores, said, classes, verdict, picture, real)
+
+
+def _uneven(measured: Measured) -> bool:
+    """Whether a class has half again as many images as another: samples whose labels go round are then of another law."""
+    counts = np.bincount(measured.labels, minlength=len(measured.facts["classes"]))
+    return bool(counts.max() > 1.5 * counts.min())
 
 
 def _labels(subject: Subject, classes: list[str]) -> tuple[np.ndarray | None, list[str]]:

@@ -1,7 +1,9 @@
 """The protocol card: all that decides what a score may be compared with, and `scores.json`, where scores lie with their cards."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gander import files
-from gander.errors import UserError
+from gander.errors import UserError, shown
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,10 @@ class Card:
     reference_images: int  # that were taken, in the order of their content's hash
     reference_of: int  # that the split has
     resolution: int  # at which both sets came to the network
+    channels: int
     filter: str  # by which the reference was brought to it
     samples: int
+    labels: str | None = None  # "in turn" where samples have each class as often, and the reference has not
     generator: str | None = None  # ema or live
     standing: int | None = None  # batches of 64 that batch norm's statistics were estimated over; 0 for the running ones
     truncation: float | None = None
@@ -39,20 +43,24 @@ class Card:
             made = f"{self.generator}, seed {self.seed}, " + (
                 f"truncation {self.truncation:g}" if self.truncation else "no truncation"
             )
-            made += f", batch statistics over {self.standing} × 64" if self.standing else ""
+            made += f", batch statistics over {self.standing} × 64" if self.standing else ", running batch statistics"
+            made += f", classes {self.labels}, which the reference's are not" if self.labels else ""
         share = f"{self.reference_images:,}" + (f" of {self.reference_of:,}" if self.reference_of != self.reference_images else "")
         split = f", {self.split}" if self.split else ""
-        return [
+        colour = "grey" if self.channels == 1 else "colour"
+        lines = [
             f"features   {self.features} {self.weights}, resize {self.resize}",
             f"reference  {self.reference}{split}: {share} images {self.reference_hash}",
-            f"images     {self.resolution} px, 8 bits; reference by {self.filter}",
+            f"images     {self.resolution} px, {colour}, 8 bits; the centre of the reference by {self.filter}",
             f"samples    {self.samples:,}: {made}",
         ]
+        return [shown(line) for line in lines]  # a file of vectors may come from a stranger
 
 
 def differences(cards: Sequence[Card]) -> dict[str, list[Any]]:
-    """The fields in which cards differ, with each one's value."""
-    found = {field.name: [getattr(card, field.name) for card in cards] for field in fields(Card)}
+    """The fields in which cards differ, with each one's value. What a reference is called does not matter: its hash does."""
+    names = [field.name for field in fields(Card) if field.name != "reference"]
+    found = {name: [getattr(card, name) for card in cards] for name in names}
     return {name: values for name, values in found.items() if any(value != values[0] for value in values)}
 
 
@@ -90,25 +98,53 @@ class Result(NamedTuple):
         """For JSON."""
         scores = [score._asdict() | {"error": score.error if math.isfinite(score.error) else None} for score in self.scores]
         found = {"name": self.name, "subject": self.subject, "card": asdict(self.card), "scores": scores, "notes": self.notes}
-        return found | {"classes": self.classes, "memorisation": self.memorisation}
+        return found | {"classes": self.classes, "memorisation": self.memorisation, "real": self.real}
 
 
 def plain_name(result: Result) -> str:
-    """A short name for files: the step of a run, the name of a folder."""
-    return f"step{result.subject['step']}" if "step" in result.subject else str(result.subject["folder"])
+    """A name for files: the step of a run, or the name of a folder, and what tells it from others of that name."""
+    subject = result.subject
+    return f"step{subject['step']}" if "step" in subject else f"{subject['folder']}-{subject['hash'][:6]}"
 
 
 def keep(file: Path, results: Sequence[Result]) -> None:
     """Write results into `scores.json`, in place of those of the same subjects and cards."""
     new = [result.plain() for result in results]
     same = [(entry["subject"], entry["card"]) for entry in new]
-    old = [entry for entry in read(file)["scores"] if (entry.get("subject"), entry.get("card")) not in same]
-    files.write_json(file, {**read(file), "scores": old + new})
+    with _alone(file):
+        found = read(file)
+        old = [entry for entry in found["scores"] if (entry.get("subject"), entry.get("card")) not in same]
+        files.write_json(file, {**found, "scores": old + new})
 
 
 def keep_protocol(file: Path, card: Card, names: Sequence[str]) -> None:
-    """Write down how the scores in a run's log are made."""
-    files.write_json(file, {**read(file), "training": {"card": asdict(card), "scores": list(names)}})
+    """Write down how the scores in a run's log are made; the first of the names is that which the best step is known by."""
+    with _alone(file):
+        files.write_json(file, {**read(file), "training": {"card": asdict(card), "scores": list(names)}})
+
+
+def best_of_training(file: Path) -> str:
+    """The name in a run's log of the score that its best step is known by; empty where it never was scored."""
+    found = read(file).get("training")
+    names = found.get("scores") if isinstance(found, dict) else None
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Hold off other processes that write scores into this folder, for ten seconds at most."""
+    end = time.monotonic() + 10
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                what = f"{file} is being written by another process; say it again"
+                held.enter_context(files.lock(file.with_name(f".{file.name}.lock"), what))
+                break
+            except UserError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+        yield
 
 
 def read(file: Path) -> dict[str, Any]:

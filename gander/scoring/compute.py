@@ -34,12 +34,15 @@ def distances(samples: Vectors, reference: Vectors, network: Features, moments: 
     `moments` are the reference's, where they are known.
     """
     found = metrics.frechet(samples, moments or metrics.Moments.of(reference, "reference"), blocks=BLOCKS)
-    n = min(len(samples), len(reference))
-    size = min(KERNEL_BLOCK, n // BLOCKS)  # of fewer blocks their spread says little
-    kernel = metrics.kernel_distance_in_blocks(samples[:NEIGHBOURS], reference[:NEIGHBOURS], size=size)
-    how = f"{kernel.blocks} blocks of {kernel.size:,} of each set"
+    if min(len(samples), len(reference)) >= BLOCKS * KERNEL_BLOCK:
+        blocks = metrics.kernel_distance_in_blocks(samples[:NEIGHBOURS], reference[:NEIGHBOURS], size=KERNEL_BLOCK)
+        kernel, error, how = blocks.distance, blocks.error, f"{blocks.blocks} blocks of {blocks.size:,} of each set"
+    else:
+        x, y = samples[:NEIGHBOURS], reference[:NEIGHBOURS]
+        kernel, error = metrics.kernel_distance_with_error(x, y, number=BLOCKS)
+        how = f"{len(x):,} to {len(y):,} at once; {JACKKNIFE}"
     scores = [Score(network.title, found.distance, found.error, JACKKNIFE, "lower")]
-    scores += [Score(_named("KID", network), kernel.distance, kernel.error, how, "lower")]
+    scores += [Score(_named("KID", network), kernel, error, how, "lower")]
     return Scores(scores, [found.warning] if found.warning else [], {})
 
 
@@ -73,32 +76,24 @@ def all_scores(
         certain = metrics.inception_score(logits)
         scores.append(Score("IS", certain.score, certain.error, "10 splits", "higher"))
     k = min(n, len(real), NEIGHBOURS)
+    how = f"{k:,} of each, k = 3 and 5 for density and coverage; binomial, the other set as given"
     for name, share in metrics.precision_recall(samples[:k], real[:k])._asdict().items():
-        scores.append(
-            Score(_named(name, network), share.value, share.error, f"{k:,} of each; binomial, the other set as given", "higher")
-        )
+        scores.append(Score(_named(name, network), share.value, share.error, how, "higher"))
     return Scores(scores, notes, classes)
 
 
 def grades(probe: Probe, images: UInt8[np.ndarray, "n h w 3"], labels: Labels | None) -> list[Score]:
-    """What the probe says of the images, with the jackknife's errors."""
-    floats = images.transpose(0, 3, 1, 2) / np.float32(127.5) - 1
+    """What the probe says of the images; the error is that of a mean over blocks."""
+    every = np.arange(len(images))
 
     def graded(rows: np.ndarray) -> dict[str, float]:
-        return probe.grade(floats[rows], None if labels is None else labels[rows])
+        floats = images[rows].transpose(0, 3, 1, 2) / np.float32(127.5) - 1
+        return probe.grade(floats, None if labels is None else labels[rows])
 
-    every = np.arange(len(images))
-    without = [graded(every[every % BLOCKS != block]) for block in range(BLOCKS)]
-    return [
-        Score(
-            f"{probe.name}/{name}",
-            value,
-            float(np.sqrt((BLOCKS - 1) * np.var([part[name] for part in without]))),
-            JACKKNIFE,
-            "higher",
-        )
-        for name, value in graded(every).items()
-    ]
+    parts = [graded(every[every % BLOCKS == block]) for block in range(BLOCKS)]
+    spread = {name: float(np.std([part[name] for part in parts], ddof=1)) for name in parts[0]}
+    how = f"spread of {BLOCKS} blocks of samples"
+    return [Score(f"{probe.name}/{name}", v, spread[name] / BLOCKS**0.5, how, "higher") for name, v in graded(every).items()]
 
 
 def _named(name: str, network: Features) -> str:

@@ -7,11 +7,10 @@ from gander import grids, metrics
 from gander.metrics.features import Features
 from gander.metrics.memorisation import Memorisation
 from gander.scoring.measured import Measured, measure
-from gander.scoring.reference import Reference
+from gander.scoring.reference import LEAST, Reference
 from gander.scoring.subjects import Subject
 
 SUSPECTS = 2_000  # samples and held-out images whose nearest training images are looked for
-LEAST = 20  # images that must stand for what was not trained on
 PAIRS = 12  # of the picture
 
 Images = UInt8[np.ndarray, "_ h w c"]
@@ -23,7 +22,11 @@ def judged(subject: Subject, reference: Reference, network: Features) -> tuple[s
     Where nothing is held out, a tenth of the training images stands for it: how near an image is to others of its kind does
     not depend on what was trained on it. Samples are then compared with the other nine tenths.
     """
+    if reference.trained is False:
+        return "memorisation not judged: the reference is not what was trained on", None
     training, said, dataset = reference.measured, [], reference.dataset
+    if reference.trained is None:
+        said += [f"should {training.facts['name']} be what was trained on"]
     images: Images | None
     if reference.held_out is not None:
         held_out, images = measure(reference.held_out, network, SUSPECTS), reference.held_out.images

@@ -19,12 +19,15 @@ from tqdm import tqdm
 
 from gander import files
 from gander.data import Dataset
+from gander.data.prepare import MAX_RESOLUTION
 from gander.errors import UserError
 from gander.metrics.features import Features, extract
+from gander.probes import PROBES
 
 MOST = 50_000  # images of a set: what published figures are made with
 BATCH = 64
-VERSION = 1  # of the order and of what is in the file
+VERSION = 2  # of the order and of what is in the file
+LARGEST = 1e12  # of a number that a network makes of an image
 FACTS: dict[str, Any] = {
     "name": str,
     "split": (str, type(None)),
@@ -79,7 +82,8 @@ def measure(dataset: Dataset, network: Features, count: int = MOST, *, logits: b
 
 def _facts(dataset: Dataset, network: Features) -> dict[str, Any]:
     of_images: dict[str, Any] = {"name": dataset.name, "split": dataset.split, "hash": dataset.fingerprint[:16], "of": len(dataset)}
-    of_images |= {"resolution": dataset.resolution, "filter": dataset.filter, "classes": list(dataset.classes)}
+    of_images |= {"resolution": dataset.resolution, "channels": dataset.channels, "filter": dataset.filter}
+    of_images |= {"classes": list(dataset.classes)}
     return of_images | {"features": network.name, "weights": network.hash[:16], "resize": network.resize}
 
 
@@ -100,10 +104,12 @@ def cached(dataset: Dataset, network: Features, count: int = MOST, *, progress: 
         found = load(file, wanted)
         if len(found) >= wanted:
             # the content is the same, where it lies may be not: name and classes are those of this data set
-            return Measured(found.vectors, found.labels, found.rows, _facts(dataset, network))
+            # so are the numbers of the labels, which another split may move
+            return Measured(found.vectors, dataset.labels[found.rows], found.rows, _facts(dataset, network))
     found = measure(dataset, network, count, progress=progress)
-    files.need_space(file.parent, 2 * found.vectors.nbytes, "keeping the reference's vectors")
-    store(file, found)
+    with contextlib.suppress(UserError, OSError):  # a full disk costs the next time, not this one
+        files.need_space(file.parent, 2 * found.vectors.nbytes, "keeping the reference's vectors")
+        store(file, found)
     return found
 
 
@@ -124,10 +130,28 @@ def load(file: Path, count: int = MOST) -> Measured:
             if list(map(len, shapes)) != [2, 1, 1] or len({shape[0] for shape in shapes}) > 1:
                 raise ValueError(f"vectors, labels and rows are {shapes}")
             vectors, labels, rows = (each[: min(count, shapes[0][0])] for each in slices)
-        odd = [key for key, kind in FACTS.items() if not isinstance(facts, dict) or not isinstance(facts.get(key), kind)]
-        if odd or vectors.dtype != np.float32:
-            raise ValueError(f"its {odd[0]} is odd" if odd else f"vectors are {vectors.dtype}")
+        if odd := _odd(facts, vectors, labels):
+            raise ValueError(f"its {odd} is odd")
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{file} is no reference that gander wrote ({line}); make one: --save-reference FILE") from None
     return Measured(vectors, labels.astype(np.int64), rows.astype(np.int64), facts)
+
+
+def _odd(facts: Any, vectors: np.ndarray, labels: np.ndarray) -> str:
+    """What is wrong with the content of a file, in a word; empty where nothing is."""
+    for key, kind in FACTS.items():
+        value = facts.get(key, ...) if isinstance(facts, dict) else ...
+        if type(value) not in (kind if isinstance(kind, tuple) else (kind,)):  # a bool is no whole number here
+            return key
+    if not 1 <= facts["resolution"] <= MAX_RESOLUTION or facts["channels"] not in (1, 3) or facts["of"] < len(vectors):
+        return "size"
+    if not all(type(name) is str for name in facts["classes"]):
+        return "list of classes"
+    if facts["hash"].startswith("probe:") and facts["hash"] not in {f"probe:{p.name}:{p.version}" for p in PROBES.values()}:
+        return "probe"
+    if labels.dtype.kind not in "iu" or (len(labels) and not 0 <= labels.min() <= labels.max() < max(1, len(facts["classes"]))):
+        return "label"
+    if vectors.dtype != np.float32 or not (np.abs(vectors) < LARGEST).all():
+        return "vector"
+    return ""

@@ -8,7 +8,7 @@ import numpy as np
 
 from gander.data import Dataset, open_source, prepare
 from gander.data.sources import PROBE_IMAGES, Source
-from gander.errors import UserError
+from gander.errors import UserError, shown
 from gander.metrics.features import Features
 from gander.probes import PROBES
 from gander.run import Run
@@ -16,16 +16,21 @@ from gander.scoring.measured import Measured, cached, load
 
 HELD_OUT = ("test", "val", "valid", "validation")  # the first of these splits that is there, and is not the reference
 HELD_OUT_OF_PROBES = 10_000
+LEAST = 20  # images that can stand for those that were not trained on
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Vectors of real images, the images where they are at hand, and others of their kind that nobody trained on."""
+    """Vectors of real images, the images where they are at hand, and others of their kind that nobody trained on.
+
+    `trained` tells whether these are the images that the run was trained on; None of a folder, where nobody knows.
+    """
 
     measured: Measured
     dataset: Dataset | None = None
     held_out: Dataset | None = None
     lacking: str = ""  # why nothing is held out
+    trained: bool | None = None
 
 
 def of_file(file: Path, network: Features) -> Reference:
@@ -40,26 +45,36 @@ def of_file(file: Path, network: Features) -> Reference:
     return Reference(measured, lacking="the reference is a file of vectors, with no images beside it")
 
 
-def of_data(run: Run | None, data: str | None, split: str | None, resolution: int, channels: int, network: Features) -> Reference:
-    """The images at `data`, by default those that the run was trained on. UserError where these are gone, or are others now."""
+def source_of(run: Run | None, data: str | None, split: str | None) -> Source:
+    """The images at `data`, by default those that the run was trained on. UserError where they are not to be had."""
     trained: dict[str, Any] = run.described.get("data", {}) if run else {}
     where = data or str(trained.get("where", ""))
+    own = where == trained.get("where")
     try:
-        source = open_source(where, split=split or (None if data else trained.get("split")))
+        return open_source(where, split=split or (trained.get("split") if own else None))
     except UserError as error:
-        if data or run is None:
+        if data or run is None or split:
             raise
         raise UserError(
             f"the images that {run.folder} was trained on are not to be had ({error}); name them: --data FOLDER"
         ) from None
-    dataset = prepare(source, resolution, channels=channels)
-    if not data and dataset.fingerprint != trained.get("fingerprint"):
+
+
+def of_data(run: Run | None, data: str | None, split: str | None, resolution: int, channels: int, network: Features) -> Reference:
+    """The images of `source_of` and their vectors. UserError where those of the run's own place are others by now."""
+    source = source_of(run, data, split)
+    dataset = prepare(source, resolution, channels=channels, allow_broken=True)
+    trained: dict[str, Any] = run.described.get("data", {}) if run else {}
+    same = dataset.fingerprint == trained.get("fingerprint")
+    if not data and not same and source.split == trained.get("split"):
+        where = shown(source.where)
         raise UserError(f"{where} holds other images than those that were trained on; --data {where} says that these are meant")
-    return Reference(cached(dataset, network), dataset, *_held_out(source, dataset))
+    held_out, lacking = _held_out(source, dataset, str(trained.get("split")))
+    return Reference(cached(dataset, network), dataset, held_out, lacking, same if run else None)
 
 
-def _held_out(source: Source, dataset: Dataset) -> tuple[Dataset | None, str]:
-    """Images of the same kind, or why there are none."""
+def _held_out(source: Source, dataset: Dataset, trained: str) -> tuple[Dataset | None, str]:
+    """Images of the same kind that were not trained on, or why there are none."""
     if source.probe:
         rows = np.arange(PROBE_IMAGES, PROBE_IMAGES + HELD_OUT_OF_PROBES)
         images, labels = PROBES[source.name].draw(0, rows, dataset.resolution)
@@ -67,7 +82,12 @@ def _held_out(source: Source, dataset: Dataset) -> tuple[Dataset | None, str]:
             return None, "a probe in grey has no held-out images"
         facts: dict[str, Any] = {"split": "held out", "fingerprint": f"{dataset.fingerprint}, held out"}
         return replace(dataset, images=images, labels=labels, names=tuple(map(str, rows)), **facts), ""
-    split = next((split for split in HELD_OUT if split in source.splits and split != source.split), None)
+    split = next((split for split in HELD_OUT if split in source.splits and split not in (source.split, trained)), None)
     if split is None:
-        return None, f"{source.where} has no split test or val whose images were not trained on"
-    return prepare(open_source(source.where, split=split), dataset.resolution, channels=dataset.channels), ""
+        return None, f"{shown(source.where)} has no split test or val whose images were not trained on"
+    try:
+        other = open_source(source.where, split=split)
+        found = prepare(other, dataset.resolution, channels=dataset.channels, allow_broken=True)
+    except UserError as error:
+        return None, f"its split {split} cannot be read ({error})"
+    return (found, "") if len(found) >= LEAST else (None, f"its split {split} has {len(found)} images, too few")

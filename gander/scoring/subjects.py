@@ -12,13 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gander import grids
-from gander.data import Dataset, open_source, prepare, short_sides
+from gander.data import Dataset, prepare, sizes
+from gander.data.sources import Source
 from gander.errors import UserError
 from gander.files import sha256
 from gander.metrics.features import Features, extract
 from gander.run import Run
 from gander.scoring.measured import measure
-from gander.train import checkpoint
 from gander.train.samples import images_of, latents_of
 
 BATCH = 64  # of samples, cut at the same places everywhere: networks may mix the images of a batch
@@ -35,14 +35,17 @@ class Subject(NamedTuple):
     logits: Float32[np.ndarray, "n k"] | None
     labels: Int64[np.ndarray, " n"] | None
     classes: tuple[str, ...]
-    images: UInt8[np.ndarray, "n h w c"]
+    images: UInt8[np.ndarray, "m h w c"]  # the first ones, as many as are to be looked at
     notes: list[str]
 
 
-def of_run(run: Run, generator: Any, step: int, count: int, network: Features, kind: str, standing: int, **how: Any) -> Subject:
+def of_run(
+    run: Run, generator: Any, step: int, count: int, network: Features, *, looked_at: int, kind: str, standing: int, **how: Any
+) -> Subject:
     """The first `count` samples of a seed. `how` has the seed and the truncation. UserError for NaN in them."""
-    channels = run.described["facts"].get("channels", 3)
-    images = np.empty((count, generator.resolution, generator.resolution, channels), np.uint8)
+    weights = sha256(run.checkpoints / f"{step:08d}" / f"{'generator_ema' if kind == 'ema' else 'generator'}.safetensors")
+    channels, side = run.described["facts"].get("channels", 3), generator.resolution
+    images = np.empty((min(count, looked_at), side, side, channels), np.uint8)
     hidden = not sys.stderr.isatty()
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -52,26 +55,17 @@ def of_run(run: Run, generator: Any, step: int, count: int, network: Features, k
             made = drawn(generator, rows, network.device, **how)
             if not made.isfinite().all():
                 raise UserError(f"{run.folder} makes samples that hold NaN or infinity at step {step}; take an earlier --step")
-            images[rows.start : rows.stop] = grids.to_bytes(made)
-            yield torch.arange(rows.start, rows.stop), torch.from_numpy(images[rows.start : rows.stop]).permute(0, 3, 1, 2)
+            pixels = grids.to_bytes(made)
+            if rows.start < len(images):
+                images[rows.start : rows.stop] = pixels[: len(images) - rows.start]
+            yield torch.arange(rows.start, rows.stop), torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     vectors, logits = extract(network, batches(), count, logits=True)
-    name = "generator_ema" if kind == "ema" else "generator"
-    weights = sha256(checkpoint.find(run.checkpoints, step)[0] / f"{name}.safetensors")
     facts = {"run": run.folder.name, "recipe": run.described["recipe"], "step": step, "weights": weights[:16]}
     classes = tuple(run.described.get("classes", [])) if generator.num_classes else ()
     labels = np.arange(count) % generator.num_classes if classes else None
-    return Subject(
-        f"{run.folder}, step {step:,}",
-        facts,
-        {"generator": kind, "standing": standing, **how},
-        vectors,
-        logits,
-        labels,
-        classes,
-        images,
-        [],
-    )
+    made = {"generator": kind, "standing": standing, **how}
+    return Subject(f"{run.folder}, step {step:,}", facts, made, vectors, logits, labels, classes, images, [])
 
 
 def drawn(generator: Any, rows: range, device: torch.device, *, seed: int, truncation: float | None = None) -> Tensor:
@@ -80,22 +74,29 @@ def drawn(generator: Any, rows: range, device: torch.device, *, seed: int, trunc
     return images_of(generator, latents, labels, BATCH, device)
 
 
-def open_files(where: str, resolution: int | None) -> tuple[Dataset, Counter[int]]:
-    """The images of a folder at one size, by default the short side that most of them have; and how many have which."""
-    source = open_source(where)
-    sides = Counter([PROBE_SIDE]) if source.probe else short_sides(source)
-    return prepare(source, resolution or sides.most_common(1)[0][0]), sides
+def open_files(source: Source, resolution: int | None) -> tuple[Dataset, list[str]]:
+    """The images of a folder at one size, by default the short side that most of them have; and what is to be said of that."""
+    if source.probe:
+        return prepare(source, resolution or PROBE_SIDE), []
+    found = sizes(source)
+    sides = Counter[int]()
+    for (width, height), number in found.items():
+        sides[min(width, height)] += number
+    side, total = resolution or sides.most_common(1)[0][0], sum(sides.values())
+    dataset, notes = prepare(source, side, allow_broken=True), []
+    if other := total - sides[side]:
+        notes += [f"{other:,} of {total:,} images had another short side ({min(sides)} to {max(sides)} px): brought to {side}"]
+    if oblong := sum(number for (width, height), number in found.items() if width != height):
+        notes += [f"{oblong:,} of {total:,} images are not square: their centre is taken, where other tools squeeze the whole"]
+    if dataset.skipped:
+        notes += [f"{len(dataset.skipped):,} images are broken and left out"]
+    return dataset, notes
 
 
-def of_files(dataset: Dataset, sides: Counter[int], count: int, network: Features) -> Subject:
+def of_files(where: str, dataset: Dataset, notes: list[str], count: int, network: Features, looked_at: int) -> Subject:
     """`count` images of a folder, the first in the order of their content's hash: a choice that no name decides."""
     found = measure(dataset, network, count, logits=True)
-    notes = []
-    if other := sum(number for side, number in sides.items() if side != dataset.resolution):
-        range_of = f"{min(sides)} to {max(sides)} px"
-        notes = [
-            f"{other:,} of {sum(sides.values()):,} images had another short side ({range_of}): brought to {dataset.resolution}"
-        ]
     facts = {"folder": dataset.name, "split": dataset.split, "hash": dataset.fingerprint[:16], "of": len(dataset)}
     labels = found.labels if dataset.classes else None
-    return Subject(dataset.name, facts, {}, found.vectors, found.logits, labels, dataset.classes, dataset.images[found.rows], notes)
+    images = dataset.images[found.rows[:looked_at]]
+    return Subject(where, facts, {}, found.vectors, found.logits, labels, dataset.classes, images, notes)

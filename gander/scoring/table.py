@@ -4,21 +4,22 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from gander.errors import shown
 from gander.scoring.card import Result, Score, differences
 
 
 def sheet(result: Result) -> list[str]:
     """One subject: its card, its scores with their errors, what is to be said of them."""
-    lines = [result.name, *(f"  {line}" for line in result.card.lines()), ""]
+    lines = [shown(result.name), *(f"  {line}" for line in result.card.lines()), ""]
     width = max(len(score.name) for score in result.scores)
     values = max(len(score.worded()) for score in result.scores)
     for score in result.scores:
         lines.append(f"  {score.name:{width}}  {score.worded():>{values}}  {score.better} is better; {score.how}")
     if result.classes:
         worst = sorted(result.classes.items(), key=lambda item: -item[1])
-        lines += ["", "  within classes, worst first: " + ", ".join(f"{name} {value:.4g}" for name, value in worst[:10])]
-    lines += ["", f"  {result.memorisation}"]
-    return lines + [f"  note: {note}" for note in result.notes]
+        lines += ["", "  within classes, worst first: " + ", ".join(f"{shown(name)} {value:.4g}" for name, value in worst[:10])]
+    lines += ["", f"  {shown(result.memorisation)}"]
+    return lines + [f"  note: {shown(note)}" for note in result.notes]
 
 
 def table(results: Sequence[Result]) -> list[str]:
@@ -29,13 +30,14 @@ def table(results: Sequence[Result]) -> list[str]:
     rows += [[name, *(scores[name].worded() if name in scores else "-" for scores in found)] for name in names]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [shown(line) for line in lines]
     rivals = [result for result in results if not result.real]
     if len(rivals) < 2:
         return lines
     if unequal := differences([result.card for result in rivals]):
         listed = "; ".join(f"{name} {' / '.join(map(_worded, values))}" for name, values in unequal.items())
-        return [*lines, "", f"not ranked, since these scores were not made alike: {listed}"]
-    return [*lines, "", *_order(rivals)]
+        return [*lines, "", shown(f"not ranked, since these scores were not made alike: {listed}")]
+    return [*lines, "", *map(shown, _order(rivals))]
 
 
 def _order(results: Sequence[Result]) -> list[str]:

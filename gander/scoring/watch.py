@@ -7,6 +7,7 @@ import torch
 
 from gander import distributed, grids
 from gander.data import Dataset
+from gander.metrics import Moments
 from gander.metrics.features import Features
 from gander.probes import PROBES
 from gander.run import Run
@@ -35,6 +36,7 @@ class Watch:
 
     def _prepare(self, dataset: Dataset, run: Run) -> Measured:
         real = cached(dataset, self.network, REFERENCE)
+        self.moments = Moments.of(real.vectors, "reference")
         card = card_of(real, self.network, SAMPLES, generator="ema", standing=STANDING, seed=0)
         keep_protocol(run.folder / "scores.json", card, [self.best])
         return real
@@ -42,14 +44,17 @@ class Watch:
     def __call__(self, learner: Any, step: int) -> dict[str, float]:
         """The scores of the learner's samples; nothing on other processes than the first. NotFinite where samples are not."""
         generator, device = learner.sampler(), self.network.device
+        side, kept = generator.resolution, SAMPLES if self.probe else 0  # images are for a probe alone
         vectors = torch.zeros(SAMPLES, self.network.dimensions, device=device)
-        images = torch.zeros(SAMPLES, self.channels, generator.resolution, generator.resolution, dtype=torch.uint8, device=device)
+        images = torch.zeros(kept, self.channels, side, side, dtype=torch.uint8, device=device)
         for number in range(distributed.rank(), SAMPLES // BATCH, distributed.processes()):
             rows = range(number * BATCH, (number + 1) * BATCH)
             made, here = drawn(generator, rows, device, seed=0), slice(rows.start, rows.stop)
-            images[here] = torch.from_numpy(grids.to_bytes(made)).permute(0, 3, 1, 2).to(device)
-            vectors[here] = self.network(images[here])[0] if made.isfinite().all() else torch.nan  # said by all together
-        vectors, images = distributed.all_reduce(vectors), distributed.all_reduce(images)
+            pixels = torch.from_numpy(grids.to_bytes(made)).permute(0, 3, 1, 2).to(device)
+            vectors[here] = self.network(pixels)[0] if made.isfinite().all() else torch.nan  # said by all together
+            if self.probe:
+                images[here] = pixels
+        vectors, images = distributed.all_reduce(vectors), distributed.all_reduce(images) if self.probe else images
         if not vectors.isfinite().all():
             raise NotFinite(f"step {step}: a sample is nan")
         labels = np.arange(SAMPLES) % generator.num_classes if generator.num_classes else None
@@ -58,7 +63,7 @@ class Watch:
     def _numbers(self, vectors: np.ndarray, images: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
         assert self.real is not None
         found: dict[str, float] = {}
-        for score in compute.distances(vectors, self.real.vectors, self.network).scores:
+        for score in compute.distances(vectors, self.real.vectors, self.network, self.moments).scores:
             found |= {f"score/{score.name}": score.value, f"score/{score.name} error": score.error}
         if self.probe:
             grades = self.probe.grade(images / np.float32(127.5) - 1, labels)

@@ -85,6 +85,7 @@ def fit(
             stop = distributed.agree(asked[0])
             last = done == steps
             due = [watcher for every, watcher in watchers if done % every == 0 or last]
+            due = [] if stop and not last else due  # a stop has little time; its step is scored by nobody
             logging, saving = done % log_every == 0 or last, done % save_every == 0 or last or stop
             looking, why = logging or saving or due, None
             if looking:

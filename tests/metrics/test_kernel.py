@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gander.errors import UserError
-from gander.metrics import kernel_distance, kernel_distance_in_blocks
+from gander.metrics import kernel_distance, kernel_distance_in_blocks, kernel_distance_with_error
 
 RNG = np.random.default_rng
 
@@ -75,3 +75,19 @@ def test_refusals():
         kernel_distance_in_blocks(x, x, size=15)
     with pytest.raises(UserError, match="take both from one network"):
         kernel_distance(x, x[:, :2])
+
+
+def test_all_at_once_with_an_error():
+    """The value of `kernel_distance`; the error is near the spread of fresh draws."""
+    draw = np.random.default_rng(0)
+    y = draw.standard_normal((300, 8))
+    found = [kernel_distance_with_error(draw.standard_normal((200, 8)) + 0.3, y) for _ in range(30)]
+    x = draw.standard_normal((201, 8))
+    assert kernel_distance_with_error(x, y)[0] == pytest.approx(kernel_distance(x, y), rel=1e-10)
+    spread, error = np.std([value for value, _ in found], ddof=1), np.mean([error for _, error in found])
+    assert 0.7 < error / spread < 1.5
+
+
+def test_too_few_for_an_error():
+    with pytest.raises(UserError, match="a jackknife over 10 blocks of 19 samples says nothing"):
+        kernel_distance_with_error(np.zeros((19, 2)), np.zeros((30, 2)))

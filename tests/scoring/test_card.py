@@ -1,15 +1,17 @@
 """Cards, scores.json, and the table that ranks what was made alike."""
 
 import math
+import multiprocessing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from gander.errors import UserError
-from gander.scoring.card import Card, Result, Score, differences, keep, keep_protocol, read
+from gander.scoring.card import Card, Result, Score, best_of_training, differences, keep, keep_protocol, read
 from gander.scoring.table import sheet, table
 
-CARD = Card("random-conv", "174f", "none", "photos", "train", "abcd", 500, 600, 32, "Lanczos", 100, "ema", 8, None, 0)
+CARD = Card("random-conv", "174f", "none", "photos", "train", "abcd", 500, 600, 32, 3, "Lanczos", 100, None, "ema", 8, None, 0)
 
 
 def result(name, value, error=0.1, card=CARD, **subject):
@@ -59,12 +61,43 @@ def test_what_the_errors_cannot_tell_apart_is_said():
     [
         *(("weights", "5"), ("reference_hash", "5"), ("samples", 7), ("truncation", 0.5), ("seed", 7), ("generator", "live")),
         *(("resolution", 64), ("resize", "clean"), ("standing", 0), ("filter", "nearest"), ("reference_images", 3)),
+        *(("channels", 1), ("labels", "in turn")),
     ],
 )
 def test_unequal_cards_are_not_ranked_and_it_is_said_why(field, value):
     lines = "\n".join(table([result("b", 3.0), result("a", 1.0, card=replace(CARD, **{field: value}))]))
     assert "<" not in lines
     assert f"not ranked, since these scores were not made alike: {field} " in lines
+
+
+def test_what_a_reference_is_called_does_not_matter():
+    assert differences([CARD, replace(CARD, reference="a copy of it")]) == {}
+
+
+def test_what_strangers_wrote_cannot_draw_on_the_screen():
+    strange = replace(CARD, reference="x\x1b[2J\n  FID  1.0")
+    assert not any("\x1b" in line or "\n" in line for line in sheet(result("a\n\x1b", 1.0, card=strange)))
+    assert not any("\x1b" in line or "\n" in line for line in table([result("a\n\x1b", 1.0), result("b", 2.0)]))
+
+
+def written_by_one_of_many(folder, number):
+    for step in range(5):
+        keep(Path(folder) / "scores.json", [result("a", 1.0, step=5 * number + step)])
+
+
+def test_many_that_write_at_once_lose_nothing(tmp_path):
+    writers = [multiprocessing.get_context("fork").Process(target=written_by_one_of_many, args=(tmp_path, i)) for i in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(entry["subject"]["step"] for entry in read(tmp_path / "scores.json")["scores"]) == list(range(15))
+
+
+def test_the_best_of_a_training_is_known_by_its_first_score(tmp_path):
+    assert best_of_training(tmp_path / "scores.json") == ""
+    keep_protocol(tmp_path / "scores.json", CARD, ["score/a", "score/b"])
+    assert best_of_training(tmp_path / "scores.json") == "score/a"
 
 
 def test_the_floor_is_no_rival():

@@ -87,7 +87,7 @@ def test_a_file_gives_back_what_was_put_in(photos, tmp_path):
     assert again.facts == whole.facts
 
 
-FACTS = {"name": "a", "split": None, "hash": "b", "of": 3, "resolution": 16, "filter": "c", "classes": []}
+FACTS = {"name": "a", "split": None, "hash": "b", "of": 3, "resolution": 16, "channels": 3, "filter": "c", "classes": []}
 FACTS |= {"features": "random-conv", "weights": "d", "resize": "none"}
 TENSORS = {"vectors": torch.zeros(3, 4), "labels": torch.zeros(3, dtype=torch.long), "rows": torch.zeros(3, dtype=torch.long)}
 
@@ -103,6 +103,16 @@ TENSORS = {"vectors": torch.zeros(3, 4), "labels": torch.zeros(3, dtype=torch.lo
         (TENSORS | {"vectors": torch.zeros(3)}, FACTS),
         (TENSORS | {"vectors": torch.zeros(3, 4, dtype=torch.float64)}, FACTS),
         (TENSORS | {"labels": torch.zeros(2, dtype=torch.long)}, FACTS),
+        (TENSORS | {"labels": torch.ones(3, dtype=torch.long)}, FACTS),
+        (TENSORS | {"labels": torch.zeros(3)}, FACTS),
+        (TENSORS | {"vectors": torch.full((3, 4), 3e38)}, FACTS),
+        (TENSORS | {"vectors": torch.full((3, 4), torch.nan)}, FACTS),
+        (TENSORS, FACTS | {"hash": "probe:x"}),
+        (TENSORS, FACTS | {"classes": [["a"], {}]}),
+        (TENSORS, FACTS | {"resolution": True}),
+        (TENSORS, FACTS | {"resolution": 10**9}),
+        (TENSORS, FACTS | {"channels": 4}),
+        (TENSORS, FACTS | {"of": 2}),
     ],
 )
 def test_a_file_of_something_else_is_refused_in_one_line(tmp_path, tensors, facts):
@@ -123,6 +133,24 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path, data):
 def test_the_good_file_of_these_is_read(tmp_path):
     save_file(TENSORS, tmp_path / "good.safetensors", {"gander": json.dumps(FACTS)})
     assert len(measured.load(tmp_path / "good.safetensors")) == 3
+
+
+def test_labels_are_those_of_today(photos, tmp_path):
+    """A class that another split gains moves the numbers of all; the images and their vectors are the same."""
+    measured.cached(dataset(photos), NETWORK, progress=False)
+    write(photos / "test" / "ants", pictures(1, 7))
+    again = measured.cached(dataset(photos), NETWORK, progress=False)
+    assert again.facts["classes"] == ["ants", "cats", "dogs"]
+    assert np.bincount(again.labels).tolist() == [0, 60, 60]
+
+
+def test_a_full_disk_costs_the_next_time_only(photos, monkeypatch):
+    def full(*_):
+        raise UserError("the disk is full")
+
+    prepared = dataset(photos)
+    monkeypatch.setattr("gander.files.need_space", full)
+    assert len(measured.cached(prepared, NETWORK, progress=False)) == len(prepared)
 
 
 def test_a_moved_folder_has_its_vectors(photos, tmp_path, monkeypatch):
