@@ -3,9 +3,14 @@
     python benchmarks/reversible.py
 
 Memory: by how much the resident memory of a fresh process grows in one step, forward and backward to the weights' gradients,
-over that before it. Time: CPU seconds of such steps, the two forms in turns. One thread, fp32. Linux only (/proc).
+over that before it; glibc is told there to hand back what is freed, so that holes in its heap do not blur it. Time: CPU seconds
+of such steps, the two forms in turns. One thread, fp32. Linux with glibc only.
+
+Beside the bare stacks stands the generator of the recipe `locate` with `--reversible`, spectral norm and all. Of its depth one
+block at each side doubles the side, and the others are the stack: at depth 1 there is none, and the two forms are one.
 """
 
+import ctypes
 import multiprocessing
 import os
 import statistics
@@ -19,7 +24,8 @@ from machine import keep
 from torch import Tensor, nn
 
 from gander.attention.kernels import attend
-from gander.layers import ReversibleSequence
+from gander.layers import ReversibleSequence, by_step, spectral_norm
+from gander.models.locate import Generator
 
 DEPTHS = (1, 4, 16)
 ROUNDS = 9
@@ -53,14 +59,25 @@ KINDS: dict[str, tuple[type[nn.Module], type[nn.Module], int, tuple[int, ...]]] 
 }
 
 
-def made(kind: str, depth: int, reversible: bool) -> tuple[ReversibleSequence, Tensor]:
+LOCATE = {"locate, 64 px, width 16": (16, 128)}  # the shape of its latents
+
+
+def made(kind: str, depth: int, reversible: bool) -> tuple[nn.Module, Tensor]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if kind in LOCATE:
+        generator = by_step(spectral_norm(Generator(64, width=16, depth=depth, reversible=True))).to(
+            memory_format=torch.channels_last
+        )
+        for part in generator.modules():
+            if isinstance(part, ReversibleSequence):
+                part.reversible = reversible
+        return generator, torch.randn(LOCATE[kind])
     f, g, dim, shape = KINDS[kind]
     return ReversibleSequence([(f(), g()) for _ in range(depth)], dim=dim, reversible=reversible), torch.randn(shape)
 
 
-def step(stack: ReversibleSequence, x: Tensor) -> None:
+def step(stack: nn.Module, x: Tensor) -> None:
     stack(x.requires_grad_()).square().mean().backward()
 
 
@@ -71,8 +88,10 @@ def of_process(field: str) -> float:
 
 
 def growth(kind: str, depth: int, reversible: bool) -> float:
+    ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is larger is given back at once
     warm, x = made(kind, 1, reversible)
-    step(warm, x.narrow(2 if warm.dim == 1 else 1, 0, 8).clone())  # what kernels load and keep is no part of it
+    axis, size = (0, 1) if kind in LOCATE else (2 if x.ndim == 4 else 1, 8)
+    step(warm, x.narrow(axis, 0, size).clone())  # what kernels load and keep is no part of it
     stack, x = made(kind, depth, reversible)
     Path("/proc/self/clear_refs").write_text("5")  # from here on VmHWM is counted anew
     before = of_process("VmRSS")
@@ -98,6 +117,7 @@ def reconstruction(kind: str) -> float:
     """The most by which the second half of the input differs when backward has computed it back through all blocks."""
     stack, x = made(kind, EXACT, True)
     seen: list[Tensor] = []
+    assert isinstance(stack, ReversibleSequence)
     stack.blocks[0][0].register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].detach().clone()))  # type: ignore[index]
     step(stack, x)
     return (seen[0] - seen[1]).abs().max().item()
@@ -110,11 +130,12 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for kind in KINDS:
+        for kind in (*KINDS, *LOCATE):
             for depth in DEPTHS:
                 weights = sum(p.nbytes for p in made(kind, depth, True)[0].parameters()) / 2**20
                 memory = {form: pool.apply(growth, (kind, depth, form == "reversible")) for form in ("plain", "reversible")}
-                rows.append({"kind": kind, "shape": KINDS[kind][3], "depth": depth, "weights": weights, "memory": memory})
+                shape = LOCATE[kind] if kind in LOCATE else KINDS[kind][3]
+                rows.append({"kind": kind, "shape": shape, "depth": depth, "weights": weights, "memory": memory})
                 rows[-1] |= {"seconds": pool.apply(times, (kind, depth)), "n": ROUNDS}
                 print(told(rows[-1]), file=sys.stderr, flush=True)
         exact = {kind: pool.apply(reconstruction, (kind,)) for kind in KINDS}

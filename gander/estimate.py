@@ -1,40 +1,61 @@
-"""What a step of an experiment costs, found by taking one on the meta device: shapes without numbers."""
+"""What a step of an experiment costs, found by taking two on the meta device: shapes without numbers."""
 
 import time
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from gander import draws
 from gander.recipes.experiment import Experiment
 
 REACHED = 0.5  # of the matrix rate: what small convolutional networks were seen to reach on a CPU
+# What resident memory holds beside tensors, as seen on Linux (benchmarks/memory.py): code and tables that torch loads when it
+# trains, and in proportion to the tensors the holes that they leave in the heap and what convolutions put aside.
+LOADED, HOLES = 0.1e9, 0.2
 
 
 def estimate(experiment: Experiment, channels: int) -> list[str]:
-    """Lines about FLOPs, memory and time. `experiment` was made on the meta device and is used up."""
-    learner, side, kept = experiment.learner.to(torch.device("meta")), experiment.resolution, _Kept()
-    share = experiment.batch // learner.accumulate
-    images, labels = torch.empty(share, channels, side, side, device="meta"), torch.empty(share, dtype=torch.int64, device="meta")
-    batches = [[(images, labels)] * learner.accumulate] * learner.draws_per_step
-    with _Flops() as counted, torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
-        learner.step(0, batches, draws.at_step(0, 0))
-    flops, activations = counted.total, kept.most
-    weights = sum(p.nbytes for network in learner.networks.values() for p in network.parameters())
-    state = 3 * sum(p.nbytes for network in learner.networks.values() for p in network.parameters() if p.requires_grad)
+    """Lines about FLOPs, memory and time. `experiment` was made on the meta device and is used up.
+
+    Memory is the most that a process grows by in training on a CPU, over what it was after its imports.
+    """
+    meter, weights = measured(experiment, channels)
+    beside = LOADED + HOLES * meter.most
     rate = matrix_rate()
-    seconds = flops / (rate * REACHED)
+    seconds = meter.flops / (rate * REACHED)
     return [
-        f"a step            {flops / 1e9:,.1f} GFLOP at batch {experiment.batch}",
-        f"memory            about {(weights + state + activations) / 1e9:.2f} GB: weights, gradients and optimisers "
-        f"{(weights + state) / 1e9:.2f}, activations {activations / 1e9:.2f} (fp32)",
+        f"a step            {meter.flops / 1e9:,.1f} GFLOP at batch {experiment.batch}",
+        f"memory            about {(meter.most + beside) / 1e9:.2f} GB: weights, gradients and optimisers {weights / 1e9:.2f}, "
+        f"activations {(meter.most - weights) / 1e9:.2f}, torch and its allocator {beside / 1e9:.2f} (fp32, on a CPU)",
         f"time on this CPU  about {seconds:.2g} s a step, {span(seconds * experiment.steps)} for {experiment.steps:,} steps "
         f"(its matrix rate is {rate / 1e9:,.0f} GFLOP/s on {torch.get_num_threads()} threads, of which {REACHED:.0%} was taken)",
     ]
+
+
+def measured(experiment: Experiment, channels: int) -> tuple["_Meter", int]:
+    """What the second of two steps did, and the bytes of weights, gradients and optimisers that it left.
+
+    The second, since the first finds neither gradients nor the optimisers' state: it makes them.
+    """
+    learner, side, meter = experiment.learner.to(torch.device("meta")), experiment.resolution, _Meter()
+    networks = list(learner.networks.values())
+    meter.watch([tensor for network in networks for tensor in (*network.parameters(), *network.buffers())])
+    share = experiment.batch // learner.accumulate
+    with meter:
+        images = [torch.empty(share, channels, side, side, device="meta") for _ in range(learner.accumulate)]
+        labels = torch.empty(share, dtype=torch.int64, device="meta")
+        batches = [[(part, labels) for part in images]] * learner.draws_per_step
+        for step in range(2):
+            meter.flops = 0
+            learner.step(step, batches, draws.at_step(0, step))
+    weights = sum(p.nbytes + (0 if p.grad is None else p.grad.nbytes) for network in networks for p in network.parameters())
+    return meter, weights + sum(leaf.nbytes for leaf in tree_leaves(learner.state_dict()) if isinstance(leaf, Tensor))
 
 
 def matrix_rate(seconds: float = 0.2, n: int = 1024) -> float:
@@ -47,52 +68,37 @@ def matrix_rate(seconds: float = 0.2, n: int = 1024) -> float:
     return 2 * n**3 / best
 
 
-class _Flops(TorchDispatchMode):
-    """FLOPs of the products and convolutions that run; torch's own counting mode cannot be used around `autograd.grad`."""
+class _Meter(TorchDispatchMode):
+    """FLOPs of the products and convolutions that run, and bytes of the tensors that live: now and at their most.
+
+    A storage counts once, from the operation that makes it until nothing holds it; what an operation makes and frees inside
+    itself is not seen. Torch's own counting mode cannot be used around `autograd.grad`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.flops = self.now = self.most = 0
+        self.alive: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         if count := flop_registry.get(func._overloadpacket):
-            self.total += count(*args, **(kwargs or {}), out_val=out)
+            self.flops += count(*args, **(kwargs or {}), out_val=out)
+        self.watch(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.is_meta)
         return out
 
-
-class _Kept:
-    """Bytes that autograd keeps for backward, and the most it kept at once. A storage that is kept twice counts once."""
-
-    def __init__(self) -> None:
-        self.users: dict[int, int] = {}
-        self.now = self.most = 0
-
-    def pack(self, tensor: Tensor) -> Any:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if isinstance(tensor, torch.nn.Parameter):
-            return (tensor,)
-        self.users[key] = self.users.get(key, 0) + 1
-        if self.users[key] == 1:
-            self.now += size
-            self.most = max(self.most, self.now)
-        holder = _Holder(tensor)
-        weakref.finalize(holder, self._release, key, size)
-        return holder
-
-    def unpack(self, packed: Any) -> Tensor:
-        return packed.tensor if isinstance(packed, _Holder) else packed[0]
+    def watch(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if (key := storage._cdata) not in self.alive:  # the address, which is free for others when the storage is gone
+                self.alive[key] = weakref.finalize(storage, self._release, key, storage.nbytes())
+                self.alive[key].atexit = False
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
 
     def _release(self, key: int, size: int) -> None:
-        self.users[key] -= 1
-        if not self.users[key]:
-            self.now -= size
-
-
-class _Holder:
-    def __init__(self, tensor: Tensor):
-        self.tensor = tensor
+        del self.alive[key]
+        self.now -= size
 
 
 def span(seconds: float) -> str:

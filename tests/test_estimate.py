@@ -1,10 +1,13 @@
 """What `show` says a step costs, against what a step was seen to cost."""
 
 import re
-import weakref
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from gander import draws, recipes
 from gander import estimate as estimates
@@ -24,16 +27,12 @@ def _one_gigaflop(monkeypatch):
 
 
 def said(experiment):
-    """The numbers in the lines: GFLOP, GB in all, GB of weights and the like, GB of activations, seconds a step."""
+    """The numbers in the lines: GFLOP; GB in all, of weights and the like, of activations, of what is beside; seconds a step."""
     step, memory, clock = estimates.estimate(experiment, 3)
     number = r"([\d,.]+(?:e[+-]\d+)?)"
-    found = (
-        re.search(rf"{number} GFLOP", step).groups()
-        + re.search(
-            rf"about {number} GB: weights, gradients and optimisers {number}, activations {number} \(fp32\)", memory
-        ).groups()
-    )
-    return [float(value.replace(",", "")) for value in (*found, re.search(rf"about {number} s a step", clock).group(1))]
+    parts = f"{number} GB: weights, gradients and optimisers {number}, activations {number}, torch and its allocator {number} "
+    found = [re.search(rf"{number} GFLOP", step), re.search(parts, memory), re.search(rf"about {number} s a step", clock)]
+    return [float(value.replace(",", "")) for match in found for value in match.groups()]
 
 
 @pytest.mark.parametrize("name", ["sagan", "sagan_official", "dcgan"])
@@ -47,7 +46,7 @@ def test_flops_and_activations_are_linear_in_the_batch(name):
 def test_micro_batches_need_less_memory_for_the_same_work():
     whole, cut = said(made(batch=4000)), said(made(batch=4000, accumulate=4))
     assert cut[0] == pytest.approx(whole[0], rel=0.01)
-    assert cut[3] == pytest.approx(whole[3] / 4, rel=0.05)
+    assert cut[3] == pytest.approx(whole[3] / 4, rel=0.15)  # the images of a whole batch lie there either way
 
 
 def test_more_updates_of_the_discriminator_cost_more_and_need_no_more_memory():
@@ -68,44 +67,25 @@ def test_weights_are_the_bytes_of_three_networks_and_what_training_adds_to_two()
     generator, discriminator = (sum(p.numel() for p in experiment.networks[n].parameters()) for n in ("generator", "discriminator"))
     expected = 4 * (2 * generator + discriminator + 3 * (generator + discriminator)) / 1e9
     assert expected > 1
-    _, total, weights, activations, _ = said(experiment)
-    assert weights == pytest.approx(expected, abs=0.0051)
-    assert total == pytest.approx(weights + activations, abs=0.0151)
+    _, total, weights, activations, beside, _ = said(experiment)
+    assert weights == pytest.approx(expected, rel=0.01)
+    assert total == pytest.approx(weights + activations + beside, abs=0.0201)
 
 
-class Seen:
-    """The most bytes that autograd held at once for backward, parameters apart: counted storage by storage."""
-
-    def __init__(self):
-        self.alive, self.most = {}, 0
-
-    def pack(self, tensor):
-        if isinstance(tensor, torch.nn.Parameter):
-            return lambda: tensor
-        storage, kept = tensor.untyped_storage(), lambda: tensor
-        key = storage.data_ptr()
-        size, count = self.alive.get(key, (storage.nbytes(), 0))
-        self.alive[key] = size, count + 1
-        self.most = max(self.most, sum(size for size, count in self.alive.values() if count))
-        weakref.finalize(kept, self.release, key)
-        return kept
-
-    def release(self, key):
-        size, count = self.alive.pop(key)
-        if count > 1:
-            self.alive[key] = size, count - 1
-
-
-def held(experiment, batch):
-    """Bytes that a real step on the CPU keeps for backward."""
-    seen = Seen()
-    share, side = batch // experiment.learner.accumulate, experiment.resolution
-    images, labels = torch.zeros(share, 3, side, side), torch.zeros(share, dtype=torch.int64)
-    batches = [[(images, labels)] * experiment.learner.accumulate] * experiment.learner.draws_per_step
-    with torch.autograd.graph.saved_tensors_hooks(seen.pack, lambda kept: kept()):
-        experiment.learner.step(0, batches, draws.at_step(0, 0))
-    assert not seen.alive
-    return seen.most
+def allocated(experiment, steps=2):
+    """Bytes that live at their most in real steps on the CPU, by torch's profiler: from before the first, the networks included."""
+    share, side = experiment.batch // experiment.learner.accumulate, experiment.resolution
+    now = most = sum(p.nbytes for network in experiment.networks.values() for p in (*network.parameters(), *network.buffers()))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        images = [torch.zeros(share, 3, side, side) for _ in range(experiment.learner.accumulate)]
+        batches = [[(part, torch.zeros(share, dtype=torch.int64)) for part in images]] * experiment.learner.draws_per_step
+        for step in range(steps):
+            experiment.learner.step(step, batches, draws.at_step(0, step))
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
 
 
 @pytest.mark.parametrize(
@@ -113,18 +93,49 @@ def held(experiment, batch):
     [
         ("sagan", {}),
         ("sagan", {"accumulate": 2, "augment": "color,translation,cutout"}),
+        ("sagan", {"attention": "article", "resolution": 32, "batch": 256}),
         ("sagan_official", {}),
-        ("dcgan", {}),
-        ("sagan", {"attention": "article", "resolution": 32}),
+        ("dcgan", {"r1": 1.0}),
+        ("locate", {"attention": "feature+gate", "batch": 16}),
+        ("locate", {"depth": 2, "reversible": True, "attention": "self", "optimizer": "adabound", "batch": 16}),
+        ("locate", {"batch": 2, "width": 32}),
     ],
     ids=str,
 )
-def test_activations_are_what_a_real_step_holds(name, knobs):
-    """The estimate for many times the batch, for its digits, against that many times the step."""
-    # which way attention takes depends on the batch: a real step of a larger one there
-    batch, times = (256, 1) if "attention" in knobs else (64, 100)
-    real = times * held(made("cpu", name, batch=batch, **knobs), batch) / 1e9
-    assert said(made(name=name, batch=batch * times, **knobs))[3] == pytest.approx(real, rel=0.15)
+def test_tensors_are_what_real_steps_allocate(name, knobs):
+    knobs = {"batch": 64, **knobs}
+    meter = estimates.measured(made(name=name, **knobs), 3)[0]
+    assert meter.most == pytest.approx(allocated(made("cpu", name, **knobs)), rel=0.15)
+    assert meter.now < 0.9 * meter.most
+
+
+GROWTH = """
+import torch
+from pathlib import Path
+from gander import draws, recipes
+from gander.recipes.experiment import Facts
+
+def status(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+
+function, before = recipes.load("{name}"), status("VmRSS")
+experiment = function(Facts(100, 0, 3), **{knobs})
+experiment.learner.to(torch.device("cpu"))
+batch = torch.zeros(experiment.batch, 3, *[experiment.resolution] * 2), torch.zeros(experiment.batch, dtype=torch.int64)
+for step in range(2):
+    experiment.learner.step(step, [[batch]], draws.at_step(0, step))
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
+@pytest.mark.parametrize(("name", "knobs"), [("locate", {"resolution": 32, "width": 32, "batch": 16, "attention": "feature+gate"})])
+def test_memory_is_what_a_process_grows_by(name, knobs):
+    """Within 30 %; `benchmarks/memory.py` has large ones."""
+    code = GROWTH.format(name=name, knobs=knobs)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert said(made(name=name, **knobs))[1] == pytest.approx(int(run.stdout) / 1e9, rel=0.3)
 
 
 @pytest.mark.parametrize("penalty", ["r1", "r2", "wgan_gp"])

@@ -60,7 +60,7 @@ def choose(q_shape: Sequence[int], k_shape: Sequence[int], v_shape: Sequence[int
         return "fused"  # maps are bound by memory bandwidth there; float64 has no fused kernel
     if prod(batch) * n * m <= PLAIN * (2 if e >= WIDE else 1):
         return "plain"
-    if device_type in ("cpu", "meta") and d == e:
+    if device_type == "cpu" and d == e:  # on meta it would be torch's "math" form, which makes the map
         return "fused"  # nothing to pad. With unequal widths, as c/8 and c, padding costs what the kernel saves or more
     return "chunked"
 
@@ -197,7 +197,7 @@ def _chunked_gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: flo
 def _blocks(q: Tensor, m: int) -> Iterator[tuple[slice, slice, list[Tensor]]]:
     """Slices of images and of their queries, and two arrays for the scores between these and all m keys."""
     images, n, _ = q.shape
-    block = images * n * m if q.is_meta else BLOCK  # shapes cost nothing: one block tells all of them
+    block = max(BLOCK, images * n * m // 32) if q.is_meta else BLOCK  # shapes cost nothing but the time of a call
     rows = min(n, max(1, block // m))
     some = max(1, block // (n * m)) if rows == n else 1
     space = q.new_empty(2, min(some, images) * rows * m)

@@ -18,6 +18,7 @@ Spectral norm is applied from outside, to both.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from gander.errors import UserError, unknown
 from gander.layers.activations import RootTanh
 from gander.layers.blocks import CONVOLUTIONS, Skip
 from gander.layers.norms import BatchNorm
+from gander.layers.reversible import ReversibleSequence
 from gander.layers.scalar_norm import ScalarNorm
 from gander.models.sides import attend_at, attention_sides
 
@@ -89,8 +91,27 @@ class Block(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Float[Tensor, "b c h w"], scale: Float[Tensor, "b c"] | None = None) -> Float[Tensor, "b d h2 w2"]:
-        y, skipped = self.gamma * self.last(self.conv(self.norm(x, scale))), self.skip(x)
+        y, skipped = self.branch(x, scale), self.skip(x)
         return skipped + y if self.residual == "add" else skipped * (1 + y)
+
+    def branch(self, x: Float[Tensor, "b c h w"], scale: Float[Tensor, "b c"] | None = None) -> Float[Tensor, "b d h2 w2"]:
+        """γ · f(norm(x))."""
+        return self.gamma * self.last(self.conv(self.norm(x, scale)))
+
+
+class Half(nn.Module):
+    """F or G of reversible block `i`: the branch of a block that keeps the side, on one half of the channels (`part` 0 or 1).
+
+    Of `scales`, one (b, 2 · channels) for each reversible block of the stack, it takes its part of the i-th.
+    """
+
+    def __init__(self, channels: int, i: int, part: int, **options: Any) -> None:
+        super().__init__()
+        self.i, self.part = i, part
+        self.block = Block(channels, channels, "same", **options)
+
+    def forward(self, x: Float[Tensor, "b c h w"], *scales: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+        return self.block.branch(x, scales[self.i].chunk(2, 1)[self.part])
 
 
 class _Norm(nn.Module):
@@ -134,7 +155,12 @@ class Generator(nn.Module):
 
     The latent enters through the gains, 1 + s, of the 4×4 and of the norms. Widths are width·2^k counted from the image, capped
     at 32·width. `depth - 1` blocks that keep the side follow each that doubles it. Labels are ignored.
-    Raises UserError for an odd width, an unknown name, a resolution or an attention side that it cannot have.
+
+    `reversible` makes these blocks a stack y₁ = x₁ + F(x₂), y₂ = x₂ + G(y₁) on halves of the channels, each with its half of the
+    latent's gains and half of a block's weights together: `gander.layers.reversible`, whose memory does not grow with `depth`.
+
+    Raises UserError for an odd width, an unknown name, a resolution or an attention side that it cannot have, and for a norm or
+    residual that cannot be reversed.
     """
 
     num_classes = 0
@@ -152,8 +178,13 @@ class Generator(nn.Module):
         residual: str = "add",
         attention: str = "feature+gate",
         attention_at: Sequence[int] | None = None,
+        reversible: bool = False,
     ):
         super().__init__()
+        if reversible and residual == "mul":
+            raise UserError("reversible blocks can only be undone where they add, and residual is mul; take residual add")
+        if reversible and norm.startswith("batch"):
+            raise UserError(f"reversible blocks are computed twice, and norm {norm} would count each batch twice; take norm sample")
         self.resolution, self.latent_dim = resolution, latent_dim
         at = _attention_sides(attention_at, resolution, attention)
         options: dict[str, Any] = {"conv": conv, "norm": norm, "residual": residual, "gain": False}
@@ -164,7 +195,11 @@ class Generator(nn.Module):
         for side in sides(resolution)[1:]:
             after = _width(side, resolution, width)
             self.blocks.append(Block(before, after, "up", **options))
-            self.blocks.extend(Block(after, after, "same", **options) for _ in range(depth - 1))
+            if reversible and depth > 1:
+                halves = [(Half(after // 2, i, 0, **options), Half(after // 2, i, 1, **options)) for i in range(depth - 1)]
+                self.blocks.append(ReversibleSequence(halves))
+            else:
+                self.blocks.extend(Block(after, after, "same", **options) for _ in range(depth - 1))
             self.blocks.extend(attend_at(side, at, attention, after))
             widths += [before, *[after] * (depth - 1)]
             before = after
@@ -177,7 +212,8 @@ class Generator(nn.Module):
         scales = (1 + vector for vector in self.chain(latent))
         x = self.constant * next(scales)[..., None, None]
         for block in self.blocks:
-            x = block(x, next(scales)) if isinstance(block, Block) else block(x)
+            count = len(block.blocks) if isinstance(block, ReversibleSequence) else int(isinstance(block, Block))
+            x = block(x, *islice(scales, count))
         return self.to_image(self.norm(x, next(scales)))
 
 

@@ -25,6 +25,7 @@ def recipe(
     resolution: int = 128,
     width: int = 48,
     depth: int = 1,
+    reversible: bool = False,
     latent: int = 128,
     conv: Literal["bottleneck", "factorized", "separable", "inception3c", "factorized_inception3c"] = "bottleneck",
     norm: Literal["sample", "scalar", "batch", "batch_last", "none"] = "sample",
@@ -57,6 +58,9 @@ def recipe(
         resolution: side of the images: 16, 32, 64, 128, 256, 512 or 1024; the depth follows. The source has 128.
         width: channels at the output side, an even number; doubled at each smaller one up to 32 times. The source has 48.
         depth: residual blocks at each side. One is the source's: it saw no benefit of more in 15 epochs.
+        reversible: the generator's blocks behind the first at each side, of which a depth of 1 has none, keep nothing for backward
+            and are computed again there: its memory does not grow with depth, a step takes longer. The discriminator stays as it
+            is: such blocks have no second derivative, which r1, r2 and wgan_gp take of it.
         latent: numbers that an image is made from.
         conv: the blocks' convolution; the inceptions are those of the source's first versions. See `gander.layers.blocks`.
         norm: before each block: of each image; of the batch by one mean and variance (scalar, the source's) or by batch norm;
@@ -86,7 +90,7 @@ def recipe(
     """
     size: dict[str, Any] = {"channels": facts.channels, "width": width, "attention": attention, "attention_at": attention_at}
     size |= {"depth": depth, "conv": conv, "norm": norm, "residual": residual}
-    generator = Generator(resolution, latent_dim=latent, **size)
+    generator = Generator(resolution, latent_dim=latent, reversible=reversible, **size)
     discriminator = Discriminator(resolution, **size)
     if spectral_norm == "both":
         normalise(generator)

@@ -1,16 +1,20 @@
 """LocAtE's networks, mended and faithful: counts of the source, what is born how, what the resolution decides."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.autograd import gradcheck
 
+from gander import draws, recipes
 from gander.attention import ATTENTION, FeatureAttention, SpatialSoftmaxGate
 from gander.errors import UserError
-from gander.layers import ScalarNorm, spectral_norm
+from gander.layers import ReversibleSequence, ScalarNorm, by_step, spectral_norm
 from gander.layers.blocks import CONVOLUTIONS
 from gander.layers.norms import has_batch_statistics
 from gander.models import locate, locate_faithful, sagan, sagan_article
+from gander.recipes.experiment import Facts
 
 MODELS = [locate, locate_faithful]
 names = pytest.mark.parametrize("model", MODELS, ids=["mended", "faithful"])
@@ -166,6 +170,104 @@ def test_every_option_reaches_every_parameter(options):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
+def reversed_and_plain(**options):
+    """Two generators of the same weights, of which the second keeps what autograd keeps."""
+    first = seeded(locate.Generator, 16, **{"width": 4, "depth": 3, "attention_at": (8,), "reversible": True, **options})
+    for name, p in first.named_parameters():
+        if name.endswith("gamma"):
+            nn.init.constant_(p, 0.3)
+    second = copy.deepcopy(first)
+    for stack in gates(second, ReversibleSequence):
+        stack.reversible = False
+    return first, second
+
+
+@pytest.mark.parametrize(
+    ("normed", "options"),
+    [
+        (None, {}),
+        ("foreign", {}),
+        ("by step", {}),
+        ("by step", {"norm": "scalar"}),
+        ("by step", {"norm": "none"}),
+        ("by step", {"conv": "inception3c", "depth": 2}),
+    ],
+    ids=str,
+)
+def test_reversible_gradients_are_autograds(normed, options):
+    results = []
+    for generator in reversed_and_plain(**options):
+        generator = generator.double()
+        if normed:
+            torch.manual_seed(1)
+            generator = spectral_norm(generator)
+        if normed == "by step":
+            by_step(generator)
+        before = {name: b.clone() for name, b in generator.named_buffers()}
+        latent = torch.randn(3, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        images = generator(latent)
+        forward = {name: b.clone() for name, b in generator.named_buffers()}
+        (images * torch.linspace(-1, 2, images.numel(), dtype=torch.float64).view_as(images)).sum().backward()
+        assert all(torch.equal(b, forward[name]) for name, b in generator.named_buffers())  # backward iterates nothing
+        assert all(torch.equal(b, before[name]) for name, b in forward.items()) or normed == "foreign"
+        results.append([images, latent.grad, forward, *(p.grad for p in generator.parameters())])
+        assert all(p.grad is not None and p.grad.any() for p in generator.parameters())
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
+
+
+def test_a_reversible_block_takes_its_half_of_its_scale():
+    """y₁ = x₁ + γ f(norm(x₂, s₁)),   y₂ = x₂ + γ f(norm(y₁, s₂)):   x₁, x₂ and s₁, s₂ halves of channels."""
+    stack = gates(reversed_and_plain()[0], ReversibleSequence)[0].double()
+    x, *scales = (torch.randn(2, 8, *side, dtype=torch.float64) for side in ((4, 4), (), ()))
+    first, second = x.chunk(2, 1)
+    for scale, (f, g) in zip(scales, stack.blocks, strict=True):
+        first = first + 0.3 * f.block.conv(f.block.norm(second, scale[:, :4]))
+        second = second + 0.3 * g.block.conv(g.block.norm(first, scale[:, 4:]))
+    torch.testing.assert_close(stack(x, *scales), torch.cat([first, second], 1))
+
+
+def test_what_a_reversible_generator_keeps_does_not_grow_with_depth():
+    def kept(depth, reversible):
+        """Numbers of (b, c, h, w) that autograd keeps for backward."""
+        seen = {}
+        generator = on_meta(locate.Generator, 32, width=4, depth=depth, reversible=reversible)
+
+        def keep(t):
+            return seen.setdefault(t.untyped_storage()._cdata, t) if t.ndim == 4 and len(t) == 6 else t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            images = generator(torch.empty(6, 128, device="meta"))
+        assert images.shape == (6, 3, 32, 32)
+        return sum(t.untyped_storage().nbytes() for t in seen.values())
+
+    assert kept(2, True) == kept(7, True) <= kept(1, False)
+    assert kept(4, False) > 2 * kept(1, False)
+
+
+def test_without_depth_there_is_nothing_to_reverse():
+    plain, other = seeded(locate.Generator, 16, width=4), seeded(locate.Generator, 16, width=4, reversible=True)
+    torch.testing.assert_close(plain.state_dict(), other.state_dict(), rtol=0, atol=0)
+    assert not gates(seeded(locate.Generator, 16, width=4, depth=3), ReversibleSequence)
+    stacks = gates(seeded(locate.Generator, 32, width=4, depth=3, reversible=True), ReversibleSequence)
+    assert [len(stack.blocks) for stack in stacks] == [2, 2, 2]
+    assert [count(stack) for stack in stacks] == [2 * 2 * (10 * (c // 2) ** 2 + c // 2 + 1) for c in (16, 8, 4)]
+
+
+def test_a_reversible_generator_learns_beside_a_penalty():
+    """The penalty's second derivative is the discriminator's."""
+    experiment = recipes.load("locate")(
+        Facts(100, 0, 3), resolution=16, width=4, depth=3, reversible=True, r1=1.0, zcr=5.0, batch=4, accumulate=2
+    )
+    images = [(torch.randn(2, 3, 16, 16).clamp(-1, 1), torch.zeros(2, dtype=torch.int64)) for _ in range(2)]
+    stack = gates(experiment.networks["generator"], ReversibleSequence)[0]
+    for step in range(2):  # γ is 0 in the first
+        before = [p.detach().clone() for p in stack.parameters()]
+        log = experiment.learner.step(step, [images], draws.at_step(0, step))
+        assert all(value.isfinite() for value in log.values())
+    assert not any(torch.equal(a, b) for a, b in zip(before, stack.parameters(), strict=True))
+    assert experiment.learner.samples(0, 2).isfinite().all()
+
+
 @names
 @pytest.mark.parametrize("key", [*ATTENTION, "self+feature"])
 def test_any_attention_goes_in(model, key):
@@ -213,3 +315,8 @@ def test_user_errors_of_the_mended_form():
             kind(32, norm="samples")
         with pytest.raises(UserError, match="no residual called 'plus'"):
             kind(32, residual="plus")
+    with pytest.raises(UserError, match="only be undone where they add, and residual is mul; take residual add"):
+        locate.Generator(32, residual="mul", reversible=True)
+    for norm in ("batch", "batch_last"):
+        with pytest.raises(UserError, match=f"norm {norm} would count each batch twice; take norm sample"):
+            locate.Generator(32, norm=norm, reversible=True)
