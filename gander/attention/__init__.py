@@ -14,9 +14,10 @@ from gander.attention.feature import FeatureAttention
 from gander.attention.gate import SpatialSoftmaxGate
 from gander.attention.residual import Residual
 from gander.attention.self_attention import SelfAttention
+from gander.attention.simple import SimpleSelfAttention
 from gander.errors import unknown
 
-__all__ = ["ATTENTION", "FeatureAttention", "Residual", "SelfAttention", "SpatialSoftmaxGate", "build"]
+__all__ = ["ATTENTION", "FeatureAttention", "Residual", "SelfAttention", "SimpleSelfAttention", "SpatialSoftmaxGate", "build"]
 
 # Called as ATTENTION[key](channels, size=(h, w)); layers that any size fits do not ask for it.
 ATTENTION: dict[str, Callable[..., nn.Module]] = {
@@ -24,6 +25,7 @@ ATTENTION: dict[str, Callable[..., nn.Module]] = {
     "self": lambda channels, size=None: SelfAttention(channels),
     "full": lambda channels, size=None: SelfAttention(channels, value_ratio=1, pool=False, project=False),
     "article": lambda channels, size=None: SelfAttention(channels, value_ratio=1, pool=False, project=False, bias=True),
+    "simple": lambda channels, size=None: SimpleSelfAttention(channels),
     "feature": lambda channels, size=None: FeatureAttention(channels, size=size),
     "gate": lambda channels, size=None: SpatialSoftmaxGate(channels),
     "residual": lambda channels, size=None: Residual(channels),

@@ -1,6 +1,7 @@
 """Layers that are not attention, and what is done to finished networks."""
 
 from gander.layers.activations import RootTanh
+from gander.layers.blur_pool import BlurPool2d
 from gander.layers.norms import BatchNorm, ConditionalBatchNorm, has_batch_statistics
 from gander.layers.resampling import DownConv2d, UpConv2d
 from gander.layers.reversible import ReversibleSequence
@@ -9,6 +10,7 @@ from gander.layers.spectral_norm import by_step, fold, refresh, sigmas, spectral
 
 __all__ = [
     "BatchNorm",
+    "BlurPool2d",
     "ConditionalBatchNorm",
     "DownConv2d",
     "ReversibleSequence",
