@@ -19,7 +19,7 @@ from gander.files import sha256
 from gander.metrics.features import Features, extract
 from gander.run import Run
 from gander.scoring.measured import measure
-from gander.train.samples import images_of, latents_of
+from gander.train.samples import sample
 
 BATCH = 64  # of samples, cut at the same places everywhere: networks may mix the images of a batch
 PROBE_SIDE = 32  # px, of a probe that is scored as a folder would be
@@ -40,9 +40,19 @@ class Subject(NamedTuple):
 
 
 def of_run(
-    run: Run, generator: Any, step: int, count: int, network: Features, *, looked_at: int, kind: str, standing: int, **how: Any
+    run: Run,
+    generator: Any,
+    step: int,
+    count: int,
+    network: Features,
+    *,
+    looked_at: int,
+    kind: str,
+    standing: int,
+    seed: int,
+    truncation: float | None,
 ) -> Subject:
-    """The first `count` samples of a seed. `how` has the seed and the truncation. UserError for NaN in them."""
+    """The first `count` samples of a seed. UserError for NaN in them."""
     weights = sha256(run.checkpoints / f"{step:08d}" / f"{'generator_ema' if kind == 'ema' else 'generator'}.safetensors")
     channels, side = run.described["facts"].get("channels", 3), generator.resolution
     images = np.empty((min(count, looked_at), side, side, channels), np.uint8)
@@ -52,7 +62,7 @@ def of_run(
         starts = range(0, count, BATCH)
         for start in tqdm(starts, desc=f"samples of {run.folder.name}", unit=f"×{BATCH} images", disable=hidden, leave=False):
             rows = range(start, min(start + BATCH, count))
-            made = drawn(generator, rows, network.device, **how)
+            made = sample(generator, seed, rows, truncation=truncation, batch=BATCH, device=network.device)
             if not made.isfinite().all():
                 raise UserError(f"{run.folder} makes samples that hold NaN or infinity at step {step}; take an earlier --step")
             pixels = grids.to_bytes(made)
@@ -64,14 +74,8 @@ def of_run(
     facts = {"run": run.folder.name, "recipe": run.described["recipe"], "step": step, "weights": weights[:16]}
     classes = tuple(run.described.get("classes", [])) if generator.num_classes else ()
     labels = np.arange(count) % generator.num_classes if classes else None
-    made = {"generator": kind, "standing": standing, **how}
+    made = {"generator": kind, "standing": standing, "seed": seed, "truncation": truncation}
     return Subject(f"{run.folder}, step {step:,}", facts, made, vectors, logits, labels, classes, images, [])
-
-
-def drawn(generator: Any, rows: range, device: torch.device, *, seed: int, truncation: float | None = None) -> Tensor:
-    """One batch of samples in [-1, 1], with labels that go round the classes."""
-    latents, labels = latents_of(generator, seed, rows, truncation=truncation)
-    return images_of(generator, latents, labels, BATCH, device)
 
 
 def open_files(source: Source, resolution: int | None) -> tuple[Dataset, list[str]]:

@@ -14,8 +14,8 @@ from gander.run import Run
 from gander.scoring import card_of, compute
 from gander.scoring.card import keep_protocol
 from gander.scoring.measured import Measured, cached
-from gander.scoring.subjects import BATCH, drawn
-from gander.train.samples import STANDING
+from gander.scoring.subjects import BATCH
+from gander.train.samples import STANDING, sample
 from gander.train.sentinel import NotFinite
 
 SAMPLES = 40 * BATCH  # more than the 2,048 dimensions of Inception
@@ -49,7 +49,7 @@ class Watch:
         images = torch.zeros(kept, self.channels, side, side, dtype=torch.uint8, device=device)
         for number in range(distributed.rank(), SAMPLES // BATCH, distributed.processes()):
             rows = range(number * BATCH, (number + 1) * BATCH)
-            made, here = drawn(generator, rows, device, seed=0), slice(rows.start, rows.stop)
+            made, here = sample(generator, 0, rows, batch=BATCH, device=device), slice(rows.start, rows.stop)
             pixels = torch.from_numpy(grids.to_bytes(made)).permute(0, 3, 1, 2).to(device)
             vectors[here] = self.network(pixels)[0] if made.isfinite().all() else torch.nan  # said by all together
             if self.probe:

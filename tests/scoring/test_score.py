@@ -190,7 +190,7 @@ def test_the_words_FID_and_IS_take_the_reference_weights(say, tmp_path, monkeypa
 
 
 def test_samples_of_nan_are_refused_in_one_line(say, run, monkeypatch):
-    monkeypatch.setattr("gander.scoring.subjects.images_of", lambda *_: np.nan * torch.zeros(64, 3, 16, 16))
+    monkeypatch.setattr("gander.scoring.subjects.sample", lambda *_, **__: np.nan * torch.zeros(64, 3, 16, 16))
     code, _, err = say("score run --samples 64")
     assert code == 2
     assert "run makes samples that hold NaN or infinity at step 2; take an earlier --step" in err
