@@ -128,7 +128,8 @@ def activated(activation: str, rate: float, seed: int) -> dict:
 
 
 def counting(attention: str, rate: float, seed: int) -> dict:
-    knobs = {"width": 8, "batch": 32, "attention": attention, "attention_at": (8,), "ema": 0.99, "betas": (0.0, 0.99)}
+    knobs = {"width": 8, "batch": 32, "attention": attention, "ema": 0.99, "betas": (0.0, 0.99)}
+    knobs |= {"attention_at": (8,)} if attention != "none" else {}
     knobs |= {"generator_lr": 5e-4, "discriminator_lr": 2e-3}
     return game("sagan_official", "probe:count", 800, knobs, rate, seed, lambda learner: None)
 
