@@ -170,7 +170,7 @@ def score(
     asked |= {"seed": seed, "truncation": truncation, "step": step, "network": network, "standing": standing, "recipe": recipe}
     wanted = scoring.Wanted(**asked)
     scoring.check(what, wanted)
-    places = [Path(out) if out else Path(where) if (Path(where) / "run.json").is_file() else None for where in what]
+    places = [Path(out) if out else Path(where) if scoring.is_run(where) else None for where in what]
     for place in {place for place in places if place}:
         if place.exists() and not place.is_dir():
             raise UserError(f"--out {place} is a file; name a folder")

@@ -12,7 +12,7 @@ from gander.data import open_source
 from gander.errors import UserError
 from gander.metrics import inception
 from gander.metrics.features import FEATURES, HINT, Features, features
-from gander.probes import PROBES
+from gander.probes import PROBES, Probe
 from gander.run import Run
 from gander.sampling import load_generator
 from gander.scoring import compute, copies, subjects
@@ -61,7 +61,7 @@ def hint(network: Features) -> str:
 
 def check(subjects_asked: Sequence[str], wanted: Wanted) -> None:
     """UserError for what is wrong with any of the subjects, or with what is asked, before any work is done."""
-    runs = [where for where in subjects_asked if _is_run(where)]
+    runs = [where for where in subjects_asked if is_run(where)]
     for name, given, of in (
         ("--resolution", wanted.resolution is not None, "folders"),
         ("--step", wanted.step is not None, "runs"),
@@ -96,17 +96,16 @@ def check(subjects_asked: Sequence[str], wanted: Wanted) -> None:
             raise UserError(f"{source.where} has {len(source)} images to compare with, and a score needs {FEWEST}; give more")
 
 
-def _is_run(where: str) -> bool:
+def is_run(where: str) -> bool:
     return (Path(where) / "run.json").is_file()
 
 
 def score(where: str, network: Features, wanted: Wanted) -> tuple[list[Result], Reference]:
     """Every score of a run's samples, or of a folder's images, against real images; with `floor` also what held-out ones get.
 
-    UserError for what cannot be scored, before any sample is drawn.
+    What `check` sees was seen. UserError for what only the images tell, before any sample is drawn.
     """
-    check([where], wanted)
-    run = Run.open(where) if _is_run(where) else None
+    run = Run.open(where) if is_run(where) else None
     shared = of_file(Path(wanted.data), network) if wanted.data and wanted.data.endswith(".safetensors") else None
     if run:
         checkpointed: dict[str, Any] = {"step": wanted.step, "network": wanted.network, "standing": wanted.standing}
@@ -136,8 +135,7 @@ def score(where: str, network: Features, wanted: Wanted) -> tuple[list[Result], 
         if reference.held_out is None:
             raise UserError(f"--floor scores real images that were held out, and {reference.lacking}; name others: --data FOLDER")
         count = min(count, len(reference.held_out))  # a distance falls with the number of images: as many of both
-    graded = facts["hash"].startswith("probe:") and channels == 3
-    looked_at = count if graded else copies.SUSPECTS
+    looked_at = count if _probe(facts) else copies.SUSPECTS
     if run:
         how: dict[str, Any] = {
             "seed": wanted.seed,
@@ -195,8 +193,8 @@ def _judged(subject: Subject, reference: Reference, network: Features, real: boo
     labels, notes = _labels(subject, facts["classes"])
     of_real = measured.labels if labels is not None else None
     found = compute.all_scores(subject.vectors, labels, subject.logits, measured.vectors, of_real, network)
-    if facts["hash"].startswith("probe:") and facts["channels"] == 3:
-        found.scores.extend(compute.grades(PROBES[facts["name"]], subject.images, labels))
+    if probe := _probe(facts):
+        found.scores.extend(compute.grades(probe, subject.images, labels))
     verdict, picture = ("these are the held-out images", None) if real else copies.judged(subject, reference, network)
     made = dict(subject.made)
     if subject.made and labels is not None and _uneven(measured):
@@ -205,6 +203,12 @@ def _judged(subject: Subject, reference: Reference, network: Features, real: boo
     classes = {facts["classes"][label]: value for label, value in found.classes.items()}
     said = subject.notes + notes + found.notes
     return Result(subject.name, subject.facts, card, found.scores, said, classes, verdict, picture, real)
+
+
+def _probe(facts: dict[str, Any]) -> Probe | None:
+    """The probe that the reference is drawn by, where it can grade: in colour."""
+    kind, _, name = facts["hash"].rpartition(":")[0].partition(":")
+    return PROBES[name] if kind == "probe" and facts["channels"] == 3 else None
 
 
 def _uneven(measured: Measured) -> bool:

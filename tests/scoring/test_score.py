@@ -10,12 +10,13 @@ import pytest
 import torch
 from conftest import pictures, write
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gander import verbs
 from gander.errors import UserError
 from gander.files import sha256
 from gander.metrics import inception
+from gander.scoring.measured import load
 
 TRAIN = ["--resolution", "16", "--width", "4", "--batch", "8", "--steps", "2", "--sample-every", "0", "--device", "cpu"]
 
@@ -137,6 +138,16 @@ def test_a_probe_is_graded_and_has_held_out_images(say, tmp_path, monkeypatch):
     assert floor["twins/coherent"]["value"] == 1.0
     assert mine["Fréchet[random-conv]"]["value"] > 10 * floor["Fréchet[random-conv]"]["value"]
     assert "reference  twins: 2,000 images probe:twins:1" in out
+
+
+def test_a_probe_is_known_by_its_fingerprint_whatever_a_file_calls_it(say, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("gander.data.sources.PROBE_IMAGES", 500)
+    assert say("score photos --data probe:twins --resolution 16 --samples 60 --save-reference real.safetensors")[0] == 0
+    tensors, measured = load_file("real.safetensors"), load(Path("real.safetensors"))
+    save_file(tensors, "other.safetensors", {"gander": json.dumps(measured.facts | {"name": "no probe"})})
+    code, out, err = say("score photos --data other.safetensors --samples 60")
+    assert code == 0, err
+    assert "twins/coherent" in out
 
 
 def test_a_memorised_image_is_found(say, tmp_path, photos):
