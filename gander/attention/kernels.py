@@ -46,7 +46,7 @@ def attend(
     if q.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)  # as autocast does for a product
-    with _own_precision(device):
+    with own_precision(device):
         way = choose(q.shape, k.shape, v.shape, device, q.dtype)
         if torch.compiler.is_compiling():
             return _plain(q, k, v, scale) if way == "plain" else _fused(q, k, v, scale)
@@ -65,7 +65,7 @@ def choose(q_shape: Sequence[int], k_shape: Sequence[int], v_shape: Sequence[int
     return "chunked"
 
 
-def _own_precision(device_type: str) -> AbstractContextManager[Any]:
+def own_precision(device_type: str) -> AbstractContextManager[Any]:
     """No autocast inside: float32 means float32, also in a backward that is called under autocast."""
     available = torch.amp.is_autocast_available(device_type)
     return torch.autocast(device_type, enabled=False) if available else nullcontext()
@@ -122,7 +122,7 @@ class _SecondOrder(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return grad, None, None, None, None
         q, k, v = ctx.saved_tensors
-        with _own_precision(q.device.type):
+        with own_precision(q.device.type):
             return None, *_plain_gradients(grad, q, k, v, ctx.scale, ctx.needs_input_grad[1:4]), None
 
 
@@ -159,7 +159,7 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         gradients = _plain_gradients if torch.is_grad_enabled() else _chunked_gradients
-        with _own_precision(grad.device.type):
+        with own_precision(grad.device.type):
             return *gradients(grad, q, k, v, ctx.scale, ctx.needs_input_grad[:3]), None
 
 

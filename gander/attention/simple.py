@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from gander.attention.kernels import _own_precision
+from gander.attention.kernels import own_precision
 from gander.errors import UserError
 
 Order = Literal["channels", "positions"]
@@ -78,11 +78,11 @@ class SimpleSelfAttention(nn.Module):
         plain = type(conv).forward is nn.Conv2d.forward and not (conv._forward_hooks or conv._forward_pre_hooks)
         if plain and conv.kernel_size == (1, 1) and conv.bias is None:
             way = _formula if torch.compiler.is_compiling() else ORDERS[order(*flat.shape[1:])]
-            with _own_precision(x.device.type):
+            with own_precision(x.device.type):
                 y = way(flat, scale * conv.weight.flatten(1), dtype, alone)
         else:
             asked = _flat(conv(x))
-            with _own_precision(x.device.type):
+            with own_precision(x.device.type):
                 y = _products(flat.to(dtype), asked.to(dtype), scale)
                 y = flat + y if alone else y
         y = y.unflatten(2, x.shape[2:]).to(x.dtype)
@@ -99,7 +99,7 @@ class SimpleSelfAttention(nn.Module):
         if queries is not None:
             asked = asked[:, :, torch.as_tensor(queries, dtype=torch.long, device=x.device)]
         wide = torch.promote_types(x.dtype, torch.float32)
-        with _own_precision(x.device.type):
+        with own_precision(x.device.type):
             maps = asked.mT.to(wide) @ x.flatten(2).to(wide)
         if self.normalize:
             maps = maps / maps.shape[-1]
@@ -196,7 +196,7 @@ class _ByChannels(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, gram, matrix = ctx.saved_tensors
-        with _own_precision(x.device.type):
+        with own_precision(x.device.type):
             grad = _laid_as(grad, x)
             wide, w, g = (t.to(ctx.dtype) for t in (x, weight, grad))
             if torch.is_grad_enabled():
@@ -242,7 +242,7 @@ class _ByPositions(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, asked, scores = ctx.saved_tensors
-        with _own_precision(x.device.type):
+        with own_precision(x.device.type):
             rows, g = (t.mT.to(ctx.dtype).contiguous() for t in (x, grad))
             w = weight.to(ctx.dtype)
             if torch.is_grad_enabled():
