@@ -67,10 +67,10 @@ class SelfAttention(nn.Module):
                     nn.init.zeros_(conv.bias)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        q, k, v = _convolved(x, [self.query, self.key, self.value], torch.channels_last)
+        q, k, v = convolved(x, [self.query, self.key, self.value], torch.channels_last)
         o = attend(_rows(q), _rows(self._pooled(k)), _rows(self._pooled(v)), scale=1.0)  # b 1 n e
         o = o.squeeze(1).mT.unflatten(2, x.shape[2:])  # b e h w
-        (o,) = _convolved(o, [self.output], torch.contiguous_format if x.is_contiguous() else torch.channels_last, self.gamma)
+        (o,) = convolved(o, [self.output], torch.contiguous_format if x.is_contiguous() else torch.channels_last, self.gamma)
         return x + o
 
     def weights(
@@ -96,7 +96,7 @@ def _rows(t: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h*w c"]:
     return t.flatten(2).mT[:, None]
 
 
-def _convolved(
+def convolved(
     x: Float[Tensor, "b c h w"], convs: Sequence[nn.Module], to: torch.memory_format, scale: Float[Tensor, ""] | None = None
 ) -> list[Tensor]:
     """conv(x), times `scale`, for each 1×1 convolution; wanted in the memory format `to`.
