@@ -5,7 +5,7 @@ The form of the source is `gander.models.locate_faithful`. Mended here, besides 
 
 | source (v1.3)                                                   | here                                                      |
 |-----------------------------------------------------------------|-----------------------------------------------------------|
-| y = x · (1 + g · f(x)), g born 0, 2, 3 or 5                     | y = x + γ · f(x), γ = 0 at birth; or multiplied, `mul`    |
+| y = x · (1 + g · f(x)), g born 0, 2, 3 or 5                     | y = x + γ · f(x), γ = 1 at birth; or multiplied, `mul`    |
 | norm over the whole batch, so that images depend on companions  | norm of each image                                        |
 | the latent's vector s in the place of the gain: near 0 at birth | 1 + s                                                     |
 | constant input drawn once, 2×2, not saved                       | learned, 4×4, and scaled by 1 + s too                     |
@@ -61,7 +61,7 @@ def _width(side: int, resolution: int, width: int) -> int:
 
 
 class Block(nn.Module):
-    """y = skip(x) + γ · f(norm(x)),   or   y = skip(x) · (1 + γ · f(norm(x))):   f a unit of `CONVOLUTIONS`, γ = 0 at birth.
+    """y = skip(x) + γ · f(norm(x)),   or   y = skip(x) · (1 + γ · f(norm(x))):   f a unit of `CONVOLUTIONS`, γ = 1 at birth.
 
     `scale` (b, before), where given, is the gain of the norm, which then needs no `gain` of its own. `norm` is of each image
     (`sample`), of the batch (`scalar`), batch norm (`batch`), batch norm of f's output instead (`batch_last`: LocAtE's author saw
@@ -88,7 +88,7 @@ class Block(nn.Module):
         self.norm = _Norm(before, norm, gain)
         self.conv = CONVOLUTIONS[conv](before, after, change)
         self.last = BatchNorm(after) if norm == "batch_last" else nn.Identity()
-        self.gamma = nn.Parameter(torch.zeros(()))
+        self.gamma = nn.Parameter(torch.ones(()))  # of 0 it grew no faster than the rate: tried, and behind by as many steps
 
     def forward(self, x: Float[Tensor, "b c h w"], scale: Float[Tensor, "b c"] | None = None) -> Float[Tensor, "b d h2 w2"]:
         y, skipped = self.branch(x, scale), self.skip(x)
