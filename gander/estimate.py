@@ -43,7 +43,8 @@ def measured(experiment: Experiment, channels: int) -> tuple["_Meter", int]:
 
     The second, since the first finds neither gradients nor the optimisers' state: it makes them.
     """
-    learner, side, meter = experiment.learner.to(torch.device("meta")), experiment.resolution, _Meter()
+    learner, meter = experiment.learner.to(torch.device("meta")), _Meter()
+    side = experiment.side or experiment.resolution
     networks = list(learner.networks.values())
     meter.watch([tensor for network in networks for tensor in (*network.parameters(), *network.buffers())])
     share = experiment.batch // learner.accumulate
@@ -51,9 +52,9 @@ def measured(experiment: Experiment, channels: int) -> tuple["_Meter", int]:
         images = [torch.empty(share, channels, side, side, device="meta") for _ in range(learner.accumulate)]
         labels = torch.empty(share, dtype=torch.int64, device="meta")
         batches = [[(part, labels) for part in images]] * learner.draws_per_step
-        for step in range(2):
+        for _ in range(2):
             meter.flops = 0
-            learner.step(step, batches, draws.at_step(0, step))
+            learner.step(experiment.steps - 1, batches, draws.at_step(0, experiment.steps - 1))  # of all the largest images
     weights = sum(p.nbytes + (0 if p.grad is None else p.grad.nbytes) for network in networks for p in network.parameters())
     return meter, weights + sum(leaf.nbytes for leaf in tree_leaves(learner.state_dict()) if isinstance(leaf, Tensor))
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gander.errors import UserError
 
@@ -20,6 +20,36 @@ def adam(parameters: Parameters, lr: Number, betas: tuple[Number, Number], eps: 
     UserError for betas outside [0, 1).
     """
     betas = _betas(betas)
+    groups, fused = _listed(parameters)
+    return torch.optim.Adam(groups, lr=float(lr), betas=betas, eps=float(eps), fused=fused)
+
+
+def adamw(
+    parameters: Parameters, lr: Number, betas: tuple[Number, Number], eps: Number = 1e-8, weight_decay: Number = 1e-2
+) -> torch.optim.AdamW:
+    """Adam with decoupled weight decay, w ← (1 - lr · weight_decay) w (Loshchilov & Hutter 2019). Else as `adam`.
+
+    Give it `decay_groups(network)`, whose second group has none.
+    """
+    betas = _betas(betas)
+    groups, fused = _listed(parameters)
+    return torch.optim.AdamW(groups, lr=float(lr), betas=betas, eps=float(eps), weight_decay=float(weight_decay), fused=fused)
+
+
+def decay_groups(network: nn.Module) -> list[dict[str, Any]]:
+    """The parameters of a network as two groups: matrices and kernels, and those without weight decay.
+
+    These are norms' gains, biases and gates such as attention's γ: all with fewer than two axes.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim >= 2]},
+        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _listed(parameters: Parameters) -> tuple[list[Any], bool | None]:
+    """Tensors or groups as lists, and whether the fused form takes them all: None leaves the choice to torch."""
     groups: list[Any] = list(parameters)
     tensors: list[Tensor] = []
     for i, group in enumerate(groups):
@@ -30,7 +60,7 @@ def adam(parameters: Parameters, lr: Number, betas: tuple[Number, Number], eps: 
         else:
             tensors.append(group)
     fused = all(tensor.is_floating_point() and tensor.device.type in ("cpu", "cuda") for tensor in tensors)
-    return torch.optim.Adam(groups, lr=float(lr), betas=betas, eps=float(eps), fused=fused or None)
+    return groups, fused or None
 
 
 def nadam(parameters: Parameters, lr: Number, betas: tuple[Number, Number], eps: Number = 1e-8) -> torch.optim.NAdam:

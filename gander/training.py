@@ -3,13 +3,21 @@
 import contextlib
 import signal
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from gander.errors import UserError, missing_extra
 from gander.run import Outcome, Run, circumstances
 from gander.signals import heard
+
+if TYPE_CHECKING:
+    import torch
+
+    from gander.data import Dataset, Source
+    from gander.recipes import Recipe
+    from gander.recipes.experiment import Experiment
 
 say = print
 
@@ -63,63 +71,46 @@ def train(
     import torch
     from tqdm import tqdm
 
-    from gander import distributed, recipes
-    from gander.data import open_source, prepare
-    from gander.data.batches import Batches
+    from gander import distributed
+    from gander.data.batches import Batches, in_order
     from gander.recipes.experiment import Facts
-    from gander.scoring import FEWEST, features_for
+    from gander.scoring import features_for
     from gander.scoring.card import best_of_training
     from gander.scoring.watch import REFERENCE, SAMPLES, Watch
     from gander.train import checkpoint
-    from gander.train import precision as precisions
-    from gander.train.fit import fit
+    from gander.train.exam import Exam
+    from gander.train.fit import Watcher, fit
     from gander.train.recovery import lowest
 
     started = time.time()
-    function = recipes.load(recipe)
-    resolved = recipes.resolve(function, knobs)
     for name, value in {"log-every": log_every, "save-every": save_every}.items():
         if value < 1:
             raise UserError(f"--{name} {value} is not a number of steps; take 1 or more")
     if score_every < 0:
         raise UserError(f"--score-every {score_every} is not a number of steps; take 0 for never, or 500")
-    where = distributed.device(device)
-    source = open_source(data, split=split)
-    if score_every and len(source) < FEWEST:
-        raise UserError(f"{len(source)} images are too few to score samples against, which takes {FEWEST}; leave --score-every out")
-    with torch.device("meta"):  # all that can be wrong with the knobs, before any image is decoded
-        trial = function(Facts(len(source), source.num_classes, channels), **resolved)
-    if trial.batch > len(source):
-        raise UserError(f"{len(source):,} images are fewer than a batch of {trial.batch}; take --batch {len(source)} or less")
+    plan = _plan(recipe, knobs, data, split, channels, device, scored=score_every > 0)
     if init and not Path(init).exists():
         raise UserError(f"--init {init}: there is no such run folder or .safetensors file")
     if tensorboard and not find_spec("tensorboard"):
         raise missing_extra("tensorboard", "tensorboard", "--tensorboard")
-    folder = Path(run or f"runs/{Path(recipe).stem}-{source.name}")
-    there = Run.open(folder) if (folder / "run.json").exists() else None
-    kept = there.described.get("precision") if there else None
-    precision = precisions.resolve(precision or (str(kept) if kept else None), where)
-    asked_for = {"recipe": Path(recipe).name, "knobs": resolved, "seed": seed, "precision": precision, "init": init}
-    if there:
-        there.compare(asked_for, growing=trial.growing)
+    folder, where = Path(run or f"runs/{Path(recipe).stem}-{plan.source.name}"), plan.device
+    asked_for = {"recipe": Path(recipe).name, "knobs": plan.knobs, "seed": seed, "init": init}
+    asked_for["precision"] = precision = _precision(precision, folder, where)
+    if (folder / "run.json").exists():
+        Run.open(folder).compare(asked_for, growing=plan.trial.growing)
 
     with distributed.session(where), contextlib.ExitStack() as held:
         chief = distributed.rank() == 0
-        distributed.check_batch(trial.batch, trial.learner.accumulate)
+        distributed.check_batch(plan.trial.batch, plan.trial.learner.accumulate)
         judge = distributed.chief_first(lambda: features_for(where, score_features)) if score_every else None
-        with heard() as asked:
-            options: dict[str, Any] = {"channels": channels, "workers": workers, "allow_broken": allow_broken, "progress": chief}
-            options["stopped"] = lambda: bool(asked[0])
-            try:
-                dataset = distributed.chief_first(lambda: prepare(source, trial.resolution, **options))
-            except KeyboardInterrupt:
-                asked[0] = asked[0] or signal.SIGINT
-            if number := distributed.agree(asked[0]):
-                say("stopped before the first step; nothing was lost")
-                return Outcome(0, number)
+        options = {"channels": channels, "workers": workers, "allow_broken": allow_broken, "progress": chief}
+        prepared = _prepared(plan, options)
+        if isinstance(prepared, Outcome):
+            return prepared
+        dataset, held_out = prepared
         facts = Facts(len(dataset), dataset.num_classes, channels)
         torch.manual_seed(seed)
-        experiment = function(facts, **resolved)
+        experiment = plan.function(facts, **plan.knobs)
         learner = experiment.learner.to(where, precision)
         if init and not checkpoint.saved(folder / "checkpoints"):
             checkpoint.start_from(init, learner.networks)
@@ -131,38 +122,49 @@ def train(
             "device": str(where),
             **circumstances(),
         }
+        if held_out:
+            described["held_out"] = {"split": plan.judged_by, "count": len(held_out), "fingerprint": held_out.fingerprint}
 
         def folder_of_the_run() -> tuple[Run, bool]:
             if not chief:
                 return Run(folder, described), True
             held.enter_context(Run.hold(folder))  # before the first file: of two first starts one is refused
-            the_run, there = Run.start(folder, described, growing=trial.growing)
-            the_run.grow(trial.steps)
+            the_run, there = Run.start(folder, described, growing=experiment.growing)
+            if experiment.growing:
+                the_run.grow(experiment.steps)
             return the_run, there
 
         the_run, resumed = distributed.chief_first(folder_of_the_run)
-        per_step, accumulate = learner.draws_per_step, learner.accumulate
-        cut: dict[str, Any] = {
-            "batch": experiment.batch,
-            "seed": seed,
-            "per_step": per_step,
-            "accumulate": accumulate,
-            "device": where,
-        }
-        batches = Batches(dataset.images, dataset.labels, **cut)
+        batches = Batches(
+            dataset.images,
+            dataset.labels,
+            batch=experiment.batch,
+            seed=seed,
+            per_step=learner.draws_per_step,
+            accumulate=learner.accumulate,
+            device=where,
+        )
         if chief:
-            for note in experiment.notes:
+            for note in [*experiment.notes, *_notes(dataset, held_out)]:
                 say(f"note: {note}")
             verb = "going on with" if resumed else "training"
-            say(
-                f"{verb} {folder}: {recipe}, {len(dataset):,} images at {experiment.resolution} px, {where}, {precision}",
-                flush=True,
-            )
+            what = f"{len(dataset):,} images at {experiment.resolution} px, {where}, {precision}"
+            say(f"{verb} {folder}: {recipe}, {what}", flush=True)
+        watchers: list[Watcher] = []
         watch = Watch(dataset, judge, the_run) if judge else None
-        if watch and chief:
+        if watch:
+            watchers.append((score_every, watch))
             name, real = watch.best.removeprefix("score/"), min(REFERENCE, len(dataset))
             what = f"{name} and kernel distance of {SAMPLES:,} samples against {real:,} training images"
-            say(f"scores every {score_every:,} steps: {what}; the checkpoint with the lowest {name} is kept", flush=True)
+            if chief:
+                say(f"scores every {score_every:,} steps: {what}; the checkpoint with the lowest {name} is kept", flush=True)
+        if held_out:
+            exams = experiment.exam_every or max(1, batches.per_epoch // learner.draws_per_step)
+            source = {"data": held_out.name, "split": plan.judged_by, "classes": list(held_out.classes)}
+            exam = Exam(lambda: in_order(held_out.images, held_out.labels, where), len(held_out), the_run, source)
+            watchers.append((exams, exam))
+            if chief:
+                say(f"examined every {exams:,} steps on {len(held_out):,} held-out images ({plan.judged_by})", flush=True)
         outcome = fit(
             learner,
             batches,
@@ -175,7 +177,7 @@ def train(
             sample_every=sample_every,
             keep_every=keep_every,
             on_collapse=on_collapse,
-            watchers=[(score_every, watch)] if watch else [],
+            watchers=watchers,
             best=watch.best if watch else best_of_training(the_run.folder / "scores.json") if chief else "",
             tensorboard=tensorboard,
         )
@@ -183,8 +185,111 @@ def train(
             say(f"stopped and saved at step {outcome.step:,} of {experiment.steps:,}; say the same command again to go on")
         elif chief:
             took = tqdm.format_interval(time.time() - started)
-            say(f"{folder} is finished: {outcome.step:,} steps, {took} this time; samples in {the_run.samples}")
+            results = [f"samples in {the_run.samples}"] if learner.columns else []
+            results += [f"exam in {the_run.folder / 'exam.json'}"] if held_out else []
+            say(f"{folder} is finished: {outcome.step:,} steps, {took} this time; {', '.join(results)}")
         if chief and watch and (best := lowest(the_run, watch.best)) > 0:
             name = watch.best.removeprefix("score/")
             say(f"the lowest {name} was at step {best:,}: gander sample {folder} --step {best}")
     return outcome
+
+
+class Plan(NamedTuple):
+    """What a run will be, found before any image is decoded."""
+
+    function: "Recipe"
+    knobs: dict[str, Any]
+    trial: "Experiment"  # on the meta device: shapes without numbers
+    device: "torch.device"
+    source: "Source"
+    held_out: "Source | None"  # for a learner that is examined
+
+    @property
+    def judged_by(self) -> str:
+        from gander.data.held_out import worded
+
+        return worded(self.held_out) if self.held_out else ""
+
+
+def _plan(
+    recipe: str, knobs: Mapping[str, Any], data: str, split: str | None, channels: int, device: str | None, scored: bool
+) -> Plan:
+    """All that can be wrong with knobs, data and device. UserError where it is."""
+    import torch
+
+    from gander import distributed, recipes
+    from gander.data import open_source
+    from gander.data.held_out import beside, check_labels
+    from gander.recipes.experiment import Facts
+    from gander.scoring import FEWEST
+
+    function = recipes.load(recipe)
+    resolved = recipes.resolve(function, knobs)
+    where = distributed.device(device)
+    source = open_source(data, split=split)
+    if scored and len(source) < FEWEST:
+        raise UserError(f"{len(source)} images are too few to score samples against, which takes {FEWEST}; leave --score-every out")
+
+    def tried() -> "Experiment":
+        with torch.device("meta"):
+            return function(Facts(len(source), source.num_classes, channels), **resolved)
+
+    trial, held_out = tried(), None
+    if scored and not hasattr(trial.learner, "sampler"):
+        raise UserError(f"{recipe} makes no samples that could be scored; leave --score-every out")
+    if hasattr(trial.learner, "examine"):
+        source, held_out = beside(source)
+        if trial.labelled:
+            check_labels(source)
+        trial = tried()  # of fewer images, where some were set aside
+    if trial.batch > len(source):
+        raise UserError(f"{len(source):,} images are fewer than a batch of {trial.batch}; take --batch {len(source)} or less")
+    return Plan(function, resolved, trial, where, source, held_out)
+
+
+def _precision(asked: str | None, folder: Path, device: "torch.device") -> str:
+    """As asked, else that of the run that is there, else the best of the device."""
+    from gander.train import precision
+
+    kept = Run.open(folder).described.get("precision") if (folder / "run.json").exists() else None
+    return precision.resolve(asked or (str(kept) if kept else None), device)
+
+
+def _prepared(plan: Plan, options: dict[str, Any]) -> "tuple[Dataset, Dataset | None] | Outcome":
+    """Every image decoded: what to train on, and what to judge by. An Outcome where a signal stopped it."""
+    from gander import distributed
+    from gander.data import prepare
+    from gander.data.held_out import check_images, prepare_held_out
+
+    side, held_out = plan.trial.side or plan.trial.resolution, plan.held_out
+    with heard() as asked:
+        options = {**options, "stopped": lambda: bool(asked[0])}
+
+        def both() -> "tuple[Dataset, Dataset | None]":
+            return prepare(plan.source, side, **options), prepare_held_out(held_out, side, **options) if held_out else None
+
+        try:
+            found = distributed.chief_first(both)
+        except KeyboardInterrupt:
+            asked[0] = asked[0] or signal.SIGINT
+        if number := distributed.agree(asked[0]):
+            say("stopped before the first step; nothing was lost")
+            return Outcome(0, number)
+    for part in found:
+        if part and plan.trial.labelled:
+            check_images(part)
+    return found
+
+
+def _notes(dataset: "Dataset", held_out: "Dataset | None") -> list[str]:
+    """What is worth saying of these images, once they are prepared."""
+    from gander.data.held_out import in_both
+
+    said = []
+    if dataset.enlarged:
+        said.append(
+            f"{dataset.enlarged:,} of the {len(dataset):,} images are smaller than {dataset.resolution} px and were enlarged"
+        )
+    if held_out and (count := in_both(dataset, held_out)):
+        said.append(f"{count:,} of the {len(held_out):,} held-out images are also trained on, so that they judge too kindly")
+    return said

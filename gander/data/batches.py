@@ -1,5 +1,7 @@
 """Prepared images -> the batches of a step. There is no loader state: a batch is a function of (seed, its number)."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -64,8 +66,26 @@ class Batches:
             order = indices.numpy().argsort()  # a memory map is read fastest in its own order
             images = torch.from_numpy(self.images[indices.numpy()[order]])[torch.from_numpy(order.argsort())]
             images = send(images, self.device)
-        # (n, h, w, c) seen as (n, c, h, w) is channels_last already
-        return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1), self.labels[at]
+        return _floats(images), self.labels[at]
+
+
+def in_order(images: np.ndarray, labels: np.ndarray, device: torch.device, batch: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's part of all images, in their order and in batches of that size at most; the processes' parts make the whole.
+
+    Each process gets one image at least where there are as many as processes.
+    """
+    batch = max(1, min(batch, len(images) // distributed.processes()))
+    for start in range(distributed.rank() * batch, len(images), distributed.processes() * batch):
+        part = slice(start, start + batch)
+        yield (
+            _floats(send(torch.from_numpy(np.array(images[part])), device)),
+            send(torch.from_numpy(np.array(labels[part])), device),
+        )
+
+
+def _floats(images: Tensor) -> Tensor:
+    """uint8 (n, h, w, c) as floats (n, c, h, w) in [-1, 1], channels_last."""
+    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def _to_device(images: np.ndarray, device: torch.device) -> Tensor | None:

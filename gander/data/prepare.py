@@ -16,7 +16,7 @@ from tqdm import tqdm
 from gander.data import images
 from gander.data.cache import Shelf, read_meta, writing
 from gander.data.images import Broken
-from gander.data.sources import Read, Source, open_source
+from gander.data.sources import Read, Source, cut, open_source
 from gander.data.workers import Job, step_of, work
 from gander.errors import UserError, shown
 
@@ -202,7 +202,8 @@ def _refuse_changed(source: Source, listing: str) -> None:
     if source.root is None:
         return
     try:
-        same = open_source(source.where, split=source.split).listing() == listing
+        now = open_source(source.where, split=source.split)
+        same = (cut(now, source.part) if source.part else now).listing() == listing
     except UserError:
         same = False
     if not same:

@@ -7,9 +7,9 @@ import re
 import stat
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gander.probes import Probe
 
 Kind = Literal["folder", "zip", "rows", "probe"]
+Part = Literal["training", "held out"]
 Read = Callable[[str], bytes]
 
 PROBE_IMAGES = 50_000
@@ -44,6 +45,7 @@ class Source:
     others: Mapping[str, int] = field(default_factory=dict, repr=False)  # suffix -> files that are no images
     rows: "Rows | None" = field(default=None, repr=False)
     probe: "Probe | None" = field(default=None, repr=False)
+    part: "Part | None" = None  # of a set that was `cut`
 
     def __len__(self) -> int:
         return PROBE_IMAGES if self.probe else len(self.entries)
@@ -87,6 +89,28 @@ def open_source(where: str | Path, *, split: str | None = None) -> Source:
     raise UserError(
         f"there is no folder or file {text!r}; data are a folder or zip of images, probe:twins, or owner/name on the Hub"
     )
+
+
+def cut(source: Source, part: Part) -> Source:
+    """Nine tenths of the images of each class, to train on, or the tenth (one image at least) that is held out.
+
+    Held out are those whose names have the lowest SHA-256: at every resolution, seed and machine the same. UserError for a class of
+    one image.
+    """
+    classes: defaultdict[int, list[str]] = defaultdict(list)
+    for entry in source.entries:
+        classes[entry.label].append(entry.name)
+    held: set[str] = set()
+    for label, names in classes.items():
+        if len(names) < 2:
+            what = f"class {shown(source.classes[label])!r}" if source.classes else "whole"
+            raise UserError(
+                f"the {what} of {source.where} is one image, and none is left to be held out; give it more, or a split val"
+            )
+        names.sort(key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
+        held.update(names[: max(1, len(names) // 10)])
+    wanted = part == "held out"
+    return replace(source, entries=tuple(entry for entry in source.entries if (entry.name in held) == wanted), part=part)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from gander.run import Run
 
 RECIPES = {
+    "autoencoder": "an auto-encoder of DCGAN's networks, with attention where you ask for it; judged by held-out PSNR",
     "dcgan": "DCGAN: strided convolutions and batch norm; the plain baseline, with attention where you ask for it",
+    "imagenette": "the recipe imagewoof for Imagenette, ten easy classes of ImageNet",
+    "imagewoof": "an xresnet that learns labels, with attention anywhere in it: SimpleSelfAttention's experiment",
     "locate": "LocAtE, mended: features weighed by where they are, RootTanh, consistency; unconditional, 16 to 1024 px",
     "locate_faithful": "LocAtE v1.3 as its author left it, with gradients that are right",
     "sagan": "the SAGAN of Thalles Silva's article: unconditional, small, one attention layer in each network",

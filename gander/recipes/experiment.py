@@ -18,7 +18,10 @@ class Facts:
 
 @dataclass
 class Experiment:
-    """A learner ready to be fitted. `notes` are lines worth saying once, before the first step."""
+    """A learner ready to be fitted. `notes` are lines worth saying once, before the first step.
+
+    A learner that can `examine` held-out images does so every `exam_every` steps, by default every epoch, and at the end.
+    """
 
     learner: Learner
     batch: int
@@ -26,6 +29,9 @@ class Experiment:
     resolution: int
     notes: list[str] = field(default_factory=list)
     growing: bool = True  # no schedule depends on `steps`: a run may be given more of them
+    side: int | None = None  # of the prepared squares that the learner cuts its images from; None: the resolution
+    labelled: bool = False  # it learns from labels: data without them are refused
+    exam_every: int = 0
 
     @property
     def networks(self) -> dict[str, nn.Module]:

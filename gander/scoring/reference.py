@@ -1,21 +1,18 @@
 """The real images that scores are made against: a run's own, a folder's, or a file of their vectors that somebody shared."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gander.data import Dataset, open_source, prepare
-from gander.data.sources import PROBE_IMAGES, Source
+from gander.data.held_out import of_probe, split_of
+from gander.data.sources import Source
 from gander.errors import UserError, shown
 from gander.metrics.features import Features
-from gander.probes import PROBES
 from gander.run import Run
 from gander.scoring.measured import Measured, cached, load
 
 HELD_OUT = ("test", "val", "valid", "validation")  # the first of these splits that is there, and is not the reference
-HELD_OUT_OF_PROBES = 10_000
 LEAST = 20  # images that can stand for those that were not trained on
 
 
@@ -76,13 +73,8 @@ def of_data(run: Run | None, data: str | None, split: str | None, resolution: in
 def _held_out(source: Source, dataset: Dataset, trained: str) -> tuple[Dataset | None, str]:
     """Images of the same kind that were not trained on, or why there are none."""
     if source.probe:
-        rows = np.arange(PROBE_IMAGES, PROBE_IMAGES + HELD_OUT_OF_PROBES)
-        images, labels = PROBES[source.name].draw(0, rows, dataset.resolution)
-        if dataset.channels == 1:
-            return None, "a probe in grey has no held-out images"
-        facts: dict[str, Any] = {"split": "held out", "fingerprint": f"{dataset.fingerprint}, held out"}
-        return replace(dataset, images=images, labels=labels, names=tuple(map(str, rows)), **facts), ""
-    split = next((split for split in HELD_OUT if split in source.splits and split not in (source.split, trained)), None)
+        return of_probe(dataset), ""
+    split = split_of(source, HELD_OUT, [trained])
     if split is None:
         return None, f"{shown(source.where)} has no split test or val whose images were not trained on"
     try:

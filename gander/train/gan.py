@@ -11,10 +11,11 @@ from gander.consistency import CHANGE, Consistency
 from gander.data.augment import Augment, horizontal_flip
 from gander.errors import UserError
 from gander.layers.norms import has_batch_statistics
-from gander.layers.spectral_norm import by_step, refresh, sigmas
+from gander.layers.spectral_norm import by_step, refresh
 from gander.losses import Adversarial
 from gander.train.belief import load_optimizer
 from gander.train.ema import EMA, ready
+from gander.train.learner import gammas_and_sigmas
 from gander.train.precision import Precision
 from gander.train.samples import Generator, columns_of, sample, standing_inputs
 
@@ -241,10 +242,7 @@ class Gan:
         found = {f"variety/{kind}": _variety(images) for kind, images in self.shown.items()}
         found |= {f"variety/{kind}_colour": _variety(images.mean((2, 3))) for kind, images in self.shown.items()}
         for name, network in (("generator", self.generator), ("discriminator", self.discriminator)):
-            for layer, parameter in network.named_parameters():
-                if layer.endswith("gamma") and parameter.numel() == 1:
-                    found[f"gamma/{name}.{layer.removesuffix('.gamma')}"] = parameter.detach().reshape(()).clone()
-            found |= {f"sigma/{name}.{layer}": sigma for layer, sigma in sigmas(network).items()}
+            found |= gammas_and_sigmas(network, f"{name}.")
         return found
 
     @property

@@ -52,7 +52,7 @@ class Journal:
         self._write({"step": step, **values})
         errors = {name.removesuffix(" error"): value for name, value in values.items() if name.endswith(" error")}
         words = [
-            f"{name.removeprefix('score/')} {value:.3g}" + (f" ± {errors[name]:.2g}" if name in errors else "")
+            f"{name.removeprefix('score/').replace('/', ' ')} {value:.3g}" + (f" ± {errors[name]:.2g}" if name in errors else "")
             for name, value in values.items()
             if not name.endswith(" error")
         ]
@@ -71,8 +71,8 @@ class Journal:
         self.say(f"{why}; went back to step {step:,} with lower rates, time {times} of {recovery.TIMES}")
 
     def samples(self, learner: Learner, step: int, seed: int) -> None:
-        """The samples of fixed latents, as `samples/<step>.png`."""
-        if self.chief:
+        """The samples of fixed latents, as `samples/<step>.png`, where the learner has some."""
+        if self.chief and learner.columns:
             images = to_bytes(learner.samples(seed))
             save_png(self.run.samples / f"{step:08d}.png", enlarge(grid(images, learner.columns)))
 

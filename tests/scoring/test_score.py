@@ -128,7 +128,7 @@ def test_mixed_sizes_are_handled_and_said(say, tmp_path, photos):
 
 def test_a_probe_is_graded_and_has_held_out_images(say, tmp_path, monkeypatch):
     monkeypatch.setattr("gander.data.sources.PROBE_IMAGES", 2000)
-    monkeypatch.setattr("gander.scoring.reference.HELD_OUT_OF_PROBES", 500)
+    monkeypatch.setattr("gander.data.held_out.PROBE_HELD_OUT", 500)
     assert say("train sagan --data probe:twins --run run", *TRAIN)[0] == 0
     code, out, _ = say("score run --samples 100 --floor")
     assert code == 0
