@@ -40,8 +40,10 @@ def save_png(path: Path, image: np.ndarray) -> None:
     write_atomic(path, _encode([image], "PNG"))
 
 
-def save_gif(path: Path, images: Sequence[np.ndarray], seconds: float = 0.08) -> None:
-    write_atomic(path, _encode(images, "GIF", duration=int(seconds * 1000), loop=0))
+def save_gif(path: Path, images: Sequence[np.ndarray], seconds: float | Sequence[float] = 0.08) -> None:
+    """A film that goes round; `seconds` is for each image, or one for each of them."""
+    each = [int(s * 1000) for s in seconds] if isinstance(seconds, Sequence) else int(seconds * 1000)
+    write_atomic(path, _encode(images, "GIF", duration=each, loop=0))
 
 
 def _encode(images: Sequence[np.ndarray], kind: str, **options) -> bytes:
