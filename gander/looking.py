@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gander import draws, figures, look, recipes
 from gander.data import Dataset, open_source, prepare
 from gander.data.crops import centre_crop
+from gander.data.sources import cut
 from gander.errors import UserError, shown
 from gander.grids import save_gif, save_png
 from gander.run import Run
@@ -134,7 +135,8 @@ def _with_attention(run: Run, networks: Mapping[str, nn.Module], network: str) -
 def _real(run: Run, data: str | None, side: int, classes: list[str] | None, label: int | None) -> tuple[Dataset | None, str]:
     """The real images at `data`, by default the run's own, and why there are none. UserError where they were asked for.
 
-    `classes` are those that they must have, for networks that are told the label.
+    `classes` are those that they must have, for networks that are told the label. Of a run folder from a stranger nothing is
+    opened but what it was trained on, by its fingerprint, and nothing is fetched.
     """
     trained = run.described.get("data")
     trained = trained if isinstance(trained, dict) else {}
@@ -142,10 +144,19 @@ def _real(run: Run, data: str | None, side: int, classes: list[str] | None, labe
     try:
         if not where:
             raise UserError(f"{run.folder}/run.json does not say where they are; name them: --data FOLDER")
+        if not (data or where.startswith("probe:") or Path(where).exists()):
+            raise UserError(f"{shown(where)} is not on this machine; name them: --data FOLDER")
         source = open_source(where, split=trained.get("split") if where == trained.get("where") else None)
         if classes is not None and list(source.classes) != classes:
             raise UserError(f"{shown(where)} has other classes than the run: {', '.join(source.classes[:3]) or 'none'} ...")
-        dataset = prepare(source, side, channels=run.described["facts"].get("channels", 3), allow_broken=True)
+        options = {"channels": run.described["facts"].get("channels", 3), "allow_broken": True}
+        dataset = prepare(source, side, **options)
+        if not data and dataset.fingerprint != trained.get("fingerprint") and source.kind != "probe":
+            dataset = prepare(cut(source, "training"), side, **options)  # what is left where a tenth was held out
+        if not data and dataset.fingerprint != trained.get("fingerprint"):
+            raise UserError(
+                f"{shown(where)} holds other images than those trained on; --data {shown(where)} says that they are meant"
+            )
         if label is not None and not (dataset.labels == label).any():
             raise UserError(f"{shown(where)} has no image of class {label}")
         return dataset, ""

@@ -1,6 +1,7 @@
 """From a run to pictures of where it looks: every network, samples and real images, and one line for what cannot be."""
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from test_hostile_runs import spoil
 
 from gander import looking, recipes, verbs
+from gander.data import open_source, prepare
 from gander.errors import UserError
 from gander.grids import save_png
 from gander.models.xresnet import xresnet18
@@ -26,6 +28,8 @@ def born(folder, name="sagan", classes=(), where="photos", **knobs):
     recipe, facts = recipes.load(name), Facts(8, len(classes), 3)
     resolved = recipes.resolve(recipe, KNOBS | knobs)
     data = {"where": str(where), "split": None}
+    if Path(where).is_dir():
+        data["fingerprint"] = prepare(open_source(where), 16, progress=False).fingerprint
     described = {"recipe": name, "knobs": resolved, "facts": vars(facts), "seed": 0, "classes": list(classes), "data": data}
     run, _ = Run.start(folder, described)
     torch.manual_seed(0)
@@ -114,6 +118,14 @@ def test_a_run_whose_images_are_gone_is_looked_at_without_them(run, photos):
     sights, left_out = looking.look_at(run, images=1, data=str(photos.with_name("moved")))
     assert not left_out
     assert "real images" in {p.shown for p in sights}
+
+
+def test_other_images_than_the_runs_are_opened_only_where_they_are_named(run, photos):
+    (photos / "cats" / "0.png").unlink()
+    assert "holds other images than those trained on" in looking.look_at(run, images=1)[1]
+    assert not looking.look_at(run, images=1, data=str(photos))[1]
+    run.described["data"]["where"] = "owner/name"
+    assert "owner/name is not on this machine" in looking.look_at(run, images=1)[1]
 
 
 def test_other_classes_than_the_runs_are_not_shown_to_a_network_that_is_told_the_label(tmp_path, photos):

@@ -48,6 +48,8 @@ def source_of(run: Run | None, data: str | None, split: str | None) -> Source:
     where = data or str(trained.get("where", ""))
     own = where == trained.get("where")
     try:
+        if not where:
+            raise UserError("run.json does not say where they are")
         return open_source(where, split=split or (trained.get("split") if own else None))
     except UserError as error:
         if data or run is None or split:

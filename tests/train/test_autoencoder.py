@@ -109,6 +109,11 @@ def test_psnr_is_that_of_each_image():
         assert value == pytest.approx(10 * math.log10(4 / error), rel=1e-12)
 
 
+def test_an_image_without_a_fault_is_no_infinity():
+    black = torch.full((2, 3, 4, 4), -1.0)
+    assert psnr(black, black).tolist() == pytest.approx([106.02, 106.02], abs=0.01)
+
+
 def test_it_learns():
     """Two discs of one colour on grey say more than noise does; other images of their kind are said again better, too."""
     drawn = PROBES["twins"].draw(0, range(160), 16)[0]
