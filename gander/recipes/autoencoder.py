@@ -41,7 +41,7 @@ def recipe(
         batch: images of one optimiser step, over all processes.
         steps: updates of the weights, a batch each.
         lr: Adam's rate.
-        betas: Adam's.
+        betas: Adam's, as PyTorch has them by default.
         loss: l1, mean |x - y|, which keeps edges sharper, or mse, mean (x - y)², which PSNR is made of.
         spectral_norm: on all of both halves, as SAGAN has it.
         accumulate: micro-batches a batch is cut into, where memory is short; batch norm sees each apart.

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from gander.data import open_source
-from gander.errors import UserError
+from gander.errors import UserError, unknown
 from gander.metrics import inception
 from gander.metrics.features import FEATURES, HINT, Features, features
 from gander.probes import PROBES, Probe
 from gander.run import Run
 from gander.sampling import load_generator
-from gander.scoring import compute, copies, subjects
+from gander.scoring import compute, copies, learned, subjects
 from gander.scoring.card import Card, Result
 from gander.scoring.measured import MOST, Measured
 from gander.scoring.reference import Reference, of_data, of_file, source_of
@@ -44,18 +44,28 @@ class Wanted(NamedTuple):
 
 
 def features_for(device: torch.device, name: str | None = None, weights: str | None = None, resize: str | None = None) -> Features:
-    """The features asked for; by default Inception where its weights are named or in the cache, else random-conv."""
+    """The features asked for, by a word or by a classifier's run; by default Inception where its weights are named or in the cache,
+    else random-conv.
+    """
     if name is None:
         name = "inception" if weights or resize or inception.at_hand() else "random-conv"
-    return features(name, weights, device, resize)
+    if name in FEATURES:
+        return features(name, weights, device, resize)
+    if not Path(name).is_dir():
+        raise UserError(f"{unknown('features', name, FEATURES)} (or the folder of a classifier's run)")
+    for flag, given in (("--weights", weights), ("--resize", resize)):
+        if given:
+            raise UserError(f"{flag} {given} is of no use to the run {name}, which has its own; leave it out")
+    return learned.features_of(name, device)
 
 
 def hint(network: Features) -> str:
     """What would make the figures comparable with published ones; nothing where they are."""
     if network.reference:
         return ""
-    why = "not the weights and the resize of published figures" if network.name == "inception" else FEATURES[network.name]
-    named = "--features inception " if network.name == "dinov2" else ""  # else --weights would be its own
+    why = "not the weights and the resize of published figures" if network.name == "inception" else ""
+    why = why or FEATURES.get(network.name, "a classifier that was trained here; compare its figures with its own alone")
+    named = "" if network.name in ("inception", "random-conv") else "--features inception "  # else --weights would be its own
     return f"{network.name}: {why}; {named}{HINT}"
 
 
