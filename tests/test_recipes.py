@@ -102,3 +102,15 @@ def test_show_prints_the_parameter_counts_of_locate(capsys):
     out = capsys.readouterr().out
     assert "generator        56,398,266 parameters" in out
     assert "discriminator    46,846,560 parameters" in out
+
+
+@pytest.mark.parametrize("name", ["dcgan", "locate", "locate_faithful", "sagan", "sagan_official", "autoencoder"])
+def test_a_place_for_no_attention_is_said_and_changes_nothing(name):
+    """So that none can be an arm of a comparison."""
+    recipe = recipes.load(name)
+    with torch.device("meta"):
+        plain, placed = (recipe(Facts(50_000, 0, 3), resolution=32, attention="none", **at) for at in ({}, {"attention_at": (8,)}))
+    said = set(placed.notes) - set(plain.notes)
+    assert said == {"attention at 8 changes nothing, as attention is none; --attention self is one"}
+    for key, network in plain.networks.items():
+        assert [p.shape for p in network.parameters()] == [p.shape for p in placed.networks[key].parameters()]

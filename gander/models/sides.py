@@ -21,12 +21,11 @@ def sides(resolution: int) -> list[int]:
 def attention_sides(at: Sequence[int] | None, resolution: int, attention: str, known: Sequence[int]) -> tuple[int, ...]:
     """Where attention goes: as asked, else at min(32, resolution / 2) in both networks.
 
-    `known` are the sides that one of the two networks has: UserError for another, and where there is no attention to place.
+    `known` are the sides that one of the two networks has: UserError for another. Of attention none nothing is placed: an arm of a
+    comparison.
     """
     if at is None:
         return (min(32, resolution // 2),)
-    if attention == "none":
-        raise UserError(f"attention at {', '.join(map(str, at))}, but attention is none; say which, as in --attention self")
     for side in at:
         if side not in known:
             raise UserError(f"attention at {side}, but a network of resolution {resolution} has no such feature map; "

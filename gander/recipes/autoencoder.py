@@ -9,7 +9,7 @@ from typing import Literal
 from gander.layers.spectral_norm import spectral_norm as normalise
 from gander.models.autoencoder import Autoencoder
 from gander.optimizers import adam
-from gander.recipes.experiment import Experiment, Facts
+from gander.recipes.experiment import Experiment, Facts, notes
 from gander.train.autoencoder import Reconstruction
 
 
@@ -53,4 +53,5 @@ def recipe(
     if spectral_norm:
         normalise(network)
     learner = Reconstruction(network, optimizer=adam(network.parameters(), lr, betas), loss=loss, accumulate=accumulate, flip=flip)
-    return Experiment(learner, batch, steps, resolution)
+    said = notes(facts, "", attention=attention, at=attention_at)
+    return Experiment(learner, batch, steps, resolution, said)

@@ -89,4 +89,4 @@ def recipe(
         augment=Augment(augment) if augment != "none" else None,
         flip=flip,
     )
-    return Experiment(learner, batch, steps, resolution, notes(facts, augment, "dcgan"))
+    return Experiment(learner, batch, steps, resolution, notes(facts, augment, "dcgan", attention=attention, at=attention_at))

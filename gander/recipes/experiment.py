@@ -38,9 +38,13 @@ class Experiment:
         return self.learner.networks
 
 
-def notes(facts: Facts, augment: str, unconditional: str = "") -> list[str]:
-    """What is worth saying of this data: labels that `unconditional`, a recipe's name, does not use; images that are few."""
+def notes(
+    facts: Facts, augment: str, unconditional: str = "", *, attention: str = "", at: tuple[int, ...] | None = None
+) -> list[str]:
+    """What is worth saying: labels that `unconditional`, a recipe's name, does not use; few images; a place for no attention."""
     said = []
+    if at and attention == "none":
+        said.append(f"attention at {', '.join(map(str, at))} changes nothing, as attention is none; --attention self is one")
     if unconditional and facts.num_classes:
         said.append(
             f"the labels ({facts.num_classes} classes) are not used: {unconditional} is unconditional; sagan_official uses them"

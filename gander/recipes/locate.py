@@ -111,4 +111,4 @@ def recipe(
         augment=Augment(augment) if augment != "none" else None,
         flip=flip,
     )
-    return Experiment(learner, batch, steps, resolution, notes(facts, augment, "locate"))
+    return Experiment(learner, batch, steps, resolution, notes(facts, augment, "locate", attention=attention, at=attention_at))

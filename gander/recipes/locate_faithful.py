@@ -113,4 +113,6 @@ def recipe(
         augment=Augment(augment) if augment != "none" else None,
         flip=flip,
     )
-    return Experiment(learner, batch, steps, resolution, notes(facts, augment, "locate_faithful"))
+    return Experiment(
+        learner, batch, steps, resolution, notes(facts, augment, "locate_faithful", attention=attention, at=attention_at)
+    )

@@ -104,4 +104,4 @@ def recipe(
         flip=flip,
         dequantize=dequantize,
     )
-    return Experiment(learner, batch, steps, resolution, notes(facts, augment, "sagan"))
+    return Experiment(learner, batch, steps, resolution, notes(facts, augment, "sagan", attention=attention, at=attention_at))

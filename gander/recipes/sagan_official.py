@@ -103,4 +103,4 @@ def recipe(
         augment=Augment(augment) if augment != "none" else None,
         flip=flip,
     )
-    return Experiment(learner, batch, steps, resolution, notes(facts, augment))
+    return Experiment(learner, batch, steps, resolution, notes(facts, augment, attention=attention, at=attention_at))

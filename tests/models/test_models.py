@@ -115,8 +115,8 @@ def test_user_errors(model):
         model.Discriminator(32, attention="self", attention_at=(64,))
     with pytest.raises(UserError, match="did you mean 'self'"):
         model.Generator(32, attention="sell")
-    with pytest.raises(UserError, match="attention at 8, but attention is none"):
-        model.Generator(32, attention="none", attention_at=(8,))
+    with pytest.raises(UserError, match="attention at 64"):
+        model.Generator(32, attention="none", attention_at=(64,))
 
 
 def test_dcgan_has_no_feature_map_at_its_resolution():
