@@ -57,7 +57,7 @@ class Heads(nn.Module):
         """q, k and v, each (b, heads, h·w, d)."""
         q, k, v = self.split(x, self.query, self.key, self.value)
         if self.gains is not None:
-            q, k = (_normed(t, gain) for t, gain in zip((q, k), self.gains, strict=True))
+            q, k = (normed(t, gain) for t, gain in zip((q, k), self.gains, strict=True))
         if self.rotary:
             q, k = (rotary(t, x.shape[2:]) for t in (q, k))
         return q, k, v
@@ -96,6 +96,7 @@ def asked(t: Tensor, queries: Queries) -> Tensor:
     return t if queries is None else t[..., torch.as_tensor(queries, dtype=torch.long, device=t.device), :]
 
 
-def _normed(t: Tensor, gain: Tensor) -> Tensor:
+def normed(t: Float[Tensor, "... d"], gain: Float[Tensor, "d"]) -> Float[Tensor, "... d"]:
+    """t / its root mean square · gain, of float32 at least."""
     wide = t.to(torch.promote_types(t.dtype, torch.float32))
     return (F.rms_norm(wide, wide.shape[-1:], eps=1e-6) * gain).to(t.dtype)

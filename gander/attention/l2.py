@@ -44,7 +44,7 @@ class L2Attention(Heads):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         with parametrize.cached():  # W is read twice, and a spectral norm iterates at each reading
             z, *values = self.split(x, self.query, *([] if self.tie_values else [self.value]))
-            o = _by_distance(z, values[0] if values else z, self.scale)
+            o = by_distance(z, values[0] if values else z, self.scale)
             if self.tie_values:
                 inner = (self.heads, self.width, -1)
                 w, v = self.query.weight.view(inner), self.value.weight.view(inner)
@@ -58,7 +58,8 @@ class L2Attention(Heads):
             return self.maps(*_as_products(z), x.shape[2:], queries)
 
 
-def _by_distance(z: Tensor, v: Tensor, scale: float) -> Tensor:
+def by_distance(z: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n e"], scale: float) -> Float[Tensor, "b heads n e"]:
+    """softmax(-scale · |z_i - z_j|²) v, d = e; distances are of float32 at least."""
     with own_precision(z.device.type):
         q, k = _as_products(z)
         values = F.pad(v.to(q.dtype), (0, 1))  # of equal widths fused kernels take 3/4 of the time

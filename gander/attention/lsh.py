@@ -54,13 +54,7 @@ class LSHAttention(Heads):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         q, v = self.split(x, self.query, self.value)
-        with own_precision(x.device.type):
-            wide = torch.promote_types(q.dtype, torch.float32)
-            q = q.to(wide)
-            meetings = self._meetings(self._hashed(q, fixed=not self.training))
-            flat = [meetings.fill(t) for t in (q * self.scale, F.normalize(q, dim=-1), v.to(wide))]
-            o = _Rounds.apply(*flat, meetings).view(*q.shape[:2], meetings.order.shape[-1], self.width)
-        return self.back(x, o[:, :, : q.shape[2]].to(v.dtype))
+        return self.back(x, by_hash(q, v, self.scale, self.bucket, self.rounds, fixed=not self.training))
 
     def weights(self, x: Float[Tensor, "b c h w"], queries: Queries = None) -> Float[Tensor, "b heads q h w"]:
         """What the `queries` (flat row-major positions; all by default) attend to in each head: 0 where they do not meet, of sum 1.
@@ -84,33 +78,59 @@ class LSHAttention(Heads):
         found = self._hashed(q.to(torch.promote_types(q.dtype, torch.float32)), fixed=True)
         return found.unflatten(1, q.shape[:2]).permute(1, 2, 0, 3).unflatten(-1, x.shape[2:])
 
-    @torch.no_grad()
     def _hashed(self, q: Float[Tensor, "b heads n d"], *, fixed: bool) -> Int[Tensor, "rounds bh n"]:
-        count = -(-q.shape[2] // self.bucket)
-        half = -(-count // 2)
-        rounds = self.rounds if count > 2 else 1  # of two chunks the first round leaves nothing
-        source = torch.Generator("cpu").manual_seed(0) if fixed else None
-        found = []
-        for _ in range(rounds):
-            directions = torch.randn(q.shape[-1], half, generator=source, device="cpu").to(q)
-            for rows in q.flatten(0, 2).split(max(1, 4 * BLOCK // half)):
-                along = rows @ directions
-                best = along.abs().argmax(-1, keepdim=True)
-                found.append((best + half * (along.gather(-1, best) < 0))[:, 0])
-        return torch.cat(found).view(rounds, -1, q.shape[2])
+        return _hashed(q, self.bucket, self.rounds, fixed=fixed)
 
-    @torch.no_grad()
     def _meetings(self, buckets: Int[Tensor, "rounds bh n"]) -> "Meetings":
-        n = buckets.shape[-1]
-        count = -(-n // self.bucket)
-        length = -(-n // count)
-        whole = torch.arange(count * length, device=buckets.device)
-        order = torch.cat([buckets.sort(stable=True).indices, whole[n:].expand(*buckets.shape[:2], -1)], -1)
-        place = torch.empty_like(order).scatter_(-1, order, whole.expand_as(order))
-        return Meetings(order, place, n, length)
+        return _meetings(buckets, self.bucket)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bucket={self.bucket}, rounds={self.rounds}"
+
+
+def by_hash(
+    q: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"], scale: float, bucket: int, rounds: int, *, fixed: bool
+) -> Float[Tensor, "b heads n d"]:
+    """softmax(scale · q kᵀ) v with k = q / |q|, over the pairs that meet: what `LSHAttention` is made of.
+
+    `fixed`: by the hash of eval mode; else it is drawn from torch's random numbers.
+    """
+    with own_precision(q.device.type):
+        wide = torch.promote_types(q.dtype, torch.float32)
+        q = q.to(wide)
+        meetings = _meetings(_hashed(q, bucket, rounds, fixed=fixed), bucket)
+        flat = [meetings.fill(t) for t in (q * scale, F.normalize(q, dim=-1), v.to(wide))]
+        o = _Rounds.apply(*flat, meetings).view(*q.shape[:2], meetings.order.shape[-1], v.shape[-1])
+    return o[:, :, : q.shape[2]].to(v.dtype)
+
+
+@torch.no_grad()
+def _hashed(q: Float[Tensor, "b heads n d"], bucket: int, rounds: int, *, fixed: bool) -> Int[Tensor, "rounds bh n"]:
+    count = -(-q.shape[2] // bucket)
+    half = -(-count // 2)
+    rounds = rounds if count > 2 else 1  # of two chunks the first round leaves nothing
+    source = torch.Generator("cpu").manual_seed(0) if fixed else None
+    rows, some = q.flatten(0, 2), max(1, (4 if q.device.type == "cpu" else 128) * BLOCK // half)
+    # made before all else: pieces left between the large tensors that come and go would keep the heap from using their room again
+    found = torch.empty(rounds, len(rows), dtype=torch.long, device=q.device)
+    for buckets in found:
+        directions = torch.randn(q.shape[-1], half, generator=source, device="cpu").to(q)
+        for part, to in zip(rows.split(some), buckets.split(some), strict=True):
+            along = part @ directions
+            best = along.abs().argmax(-1, keepdim=True)
+            to.copy_((best + half * (along.gather(-1, best) < 0))[:, 0])
+    return found.unflatten(1, (-1, q.shape[2]))
+
+
+@torch.no_grad()
+def _meetings(buckets: Int[Tensor, "rounds bh n"], bucket: int) -> "Meetings":
+    n = buckets.shape[-1]
+    count = -(-n // bucket)
+    length = -(-n // count)
+    whole = torch.arange(count * length, device=buckets.device)
+    order = torch.cat([buckets.sort(stable=True).indices, whole[n:].expand(*buckets.shape[:2], -1)], -1)
+    place = torch.empty_like(order).scatter_(-1, order, whole.expand_as(order))
+    return Meetings(order, place, n, length)
 
 
 class Meetings(NamedTuple):

@@ -30,11 +30,8 @@ class Windows(Heads):
         raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        operands = [t.unflatten(2, x.shape[2:]) for t in self.operands(x)]
-        grids = self.grids(x.shape[2:])
-        groups = zip(*(t.split([grid.heads for grid in grids], 1) for t in operands), strict=True)
-        found = [_inside(q, k, v, grid, self.scale) for (q, k, v), grid in zip(groups, grids, strict=True)]
-        return self.back(x, torch.cat(found, 1).flatten(2, 3))
+        q, k, v = (t.unflatten(2, x.shape[2:]) for t in self.operands(x))
+        return self.back(x, in_windows(q, k, v, self.grids(x.shape[2:]), self.scale).flatten(2, 3))
 
     def weights(self, x: Float[Tensor, "b c h w"], queries: Queries = None) -> Float[Tensor, "b heads q h w"]:
         """What the `queries` (flat row-major positions; all by default) attend to in each head: maps of sum 1, 0 outside."""
@@ -89,13 +86,30 @@ class WindowAttention(Windows):
         self.size, self.shifted = size, shifted
 
     def grids(self, size: Sequence[int]) -> list[Grid]:
-        h, w = (min(self.size, side) for side in size)
-        count = {"none": 0, "half": self.heads // 2, "all": self.heads}[self.shifted]
-        both = Grid(self.heads - count, (h, w), (0, 0)), Grid(count, (h, w), (h // 2, w // 2))
-        return [grid for grid in both if grid.heads]
+        return windows(self.heads, size, self.size, self.shifted)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, size={self.size}, shifted={self.shifted!r}"
+
+
+def windows(heads: int, size: Sequence[int], side: int, shifted: str = "half") -> list[Grid]:
+    """Squares of `side` in an image of `size`, cut to it; those of `none`, `half` or `all` heads are shifted by half a side."""
+    h, w = (min(side, whole) for whole in size)
+    count = {"none": 0, "half": heads // 2, "all": heads}[shifted]
+    both = Grid(heads - count, (h, w), (0, 0)), Grid(count, (h, w), (h // 2, w // 2))
+    return [grid for grid in both if grid.heads]
+
+
+def in_windows(
+    q: Float[Tensor, "b heads h w d"],
+    k: Float[Tensor, "b heads h w d"],
+    v: Float[Tensor, "b heads h w e"],
+    grids: Sequence[Grid],
+    scale: float,
+) -> Float[Tensor, "b heads h w e"]:
+    """softmax(scale · q kᵀ) v inside the windows of each grid, which has its own of the heads."""
+    groups = zip(*(t.split([grid.heads for grid in grids], 1) for t in (q, k, v)), strict=True)
+    return torch.cat([_inside(q, k, v, grid, scale) for (q, k, v), grid in zip(groups, grids, strict=True)], 1)
 
 
 def _inside(q: Tensor, k: Tensor, v: Tensor, grid: Grid, scale: float) -> Tensor:
