@@ -83,16 +83,8 @@ def train(
     from gander.train.recovery import lowest
 
     started = time.time()
-    for name, value in {"log-every": log_every, "save-every": save_every}.items():
-        if value < 1:
-            raise UserError(f"--{name} {value} is not a number of steps; take 1 or more")
-    if score_every < 0:
-        raise UserError(f"--score-every {score_every} is not a number of steps; take 0 for never, or 500")
-    plan = _plan(recipe, knobs, data, split, channels, device, scored=score_every > 0)
-    if init and not Path(init).exists():
-        raise UserError(f"--init {init}: there is no such run folder or .safetensors file")
-    if tensorboard and not find_spec("tensorboard"):
-        raise missing_extra("tensorboard", "tensorboard", "--tensorboard")
+    check_flags(log_every, save_every, score_every, init, tensorboard)
+    plan = planned(recipe, knobs, data, split, channels, device, scored=score_every > 0)
     folder, where = Path(run or f"runs/{Path(recipe).stem}-{plan.source.name}"), plan.device
     asked_for = {"recipe": Path(recipe).name, "knobs": plan.knobs, "seed": seed, "init": init}
     asked_for["precision"] = precision = _precision(precision, folder, where)
@@ -104,7 +96,7 @@ def train(
         distributed.check_batch(plan.trial.batch, plan.trial.learner.accumulate)
         judge = distributed.chief_first(lambda: features_for(where, score_features)) if score_every else None
         options = {"channels": channels, "workers": workers, "allow_broken": allow_broken, "progress": chief}
-        prepared = _prepared(plan, options)
+        prepared = decoded(plan, options)
         if isinstance(prepared, Outcome):
             return prepared
         dataset, held_out = prepared
@@ -145,7 +137,7 @@ def train(
             device=where,
         )
         if chief:
-            for note in [*experiment.notes, *_notes(dataset, held_out)]:
+            for note in [*experiment.notes, *notes(dataset, held_out)]:
                 say(f"note: {note}")
             verb = "going on with" if resumed else "training"
             what = f"{len(dataset):,} images at {experiment.resolution} px, {where}, {precision}"
@@ -194,6 +186,19 @@ def train(
     return outcome
 
 
+def check_flags(log_every: int, save_every: int, score_every: int, init: str | None, tensorboard: bool) -> None:
+    """UserError for what is wrong with these flags of `train`, whatever the recipe."""
+    for name, value in {"log-every": log_every, "save-every": save_every}.items():
+        if value < 1:
+            raise UserError(f"--{name} {value} is not a number of steps; take 1 or more")
+    if score_every < 0:
+        raise UserError(f"--score-every {score_every} is not a number of steps; take 0 for never, or 500")
+    if init and not Path(init).exists():
+        raise UserError(f"--init {init}: there is no such run folder or .safetensors file")
+    if tensorboard and not find_spec("tensorboard"):
+        raise missing_extra("tensorboard", "tensorboard", "--tensorboard")
+
+
 class Plan(NamedTuple):
     """What a run will be, found before any image is decoded."""
 
@@ -211,7 +216,7 @@ class Plan(NamedTuple):
         return worded(self.held_out) if self.held_out else ""
 
 
-def _plan(
+def planned(
     recipe: str, knobs: Mapping[str, Any], data: str, split: str | None, channels: int, device: str | None, scored: bool
 ) -> Plan:
     """All that can be wrong with knobs, data and device. UserError where it is."""
@@ -240,11 +245,16 @@ def _plan(
     if hasattr(trial.learner, "examine"):
         source, held_out = beside(source)
         if trial.labelled:
-            check_labels(source)
+            check_labels(source, held_out)
         trial = tried()  # of fewer images, where some were set aside
-    if trial.batch > len(source):
-        raise UserError(f"{len(source):,} images are fewer than a batch of {trial.batch}; take --batch {len(source)} or less")
+    check_batch(trial, len(source))
     return Plan(function, resolved, trial, where, source, held_out)
+
+
+def check_batch(trial: "Experiment", images: int) -> None:
+    """UserError where they are too few for a batch."""
+    if trial.batch > images:
+        raise UserError(f"{images:,} images are fewer than a batch of {trial.batch}; take --batch {images} or less")
 
 
 def _precision(asked: str | None, folder: Path, device: "torch.device") -> str:
@@ -255,7 +265,7 @@ def _precision(asked: str | None, folder: Path, device: "torch.device") -> str:
     return precision.resolve(asked or (str(kept) if kept else None), device)
 
 
-def _prepared(plan: Plan, options: dict[str, Any]) -> "tuple[Dataset, Dataset | None] | Outcome":
+def decoded(plan: Plan, options: dict[str, Any]) -> "tuple[Dataset, Dataset | None] | Outcome":
     """Every image decoded: what to train on, and what to judge by. An Outcome where a signal stopped it."""
     from gander import distributed
     from gander.data import prepare
@@ -281,7 +291,7 @@ def _prepared(plan: Plan, options: dict[str, Any]) -> "tuple[Dataset, Dataset | 
     return found
 
 
-def _notes(dataset: "Dataset", held_out: "Dataset | None") -> list[str]:
+def notes(dataset: "Dataset", held_out: "Dataset | None") -> list[str]:
     """What is worth saying of these images, once they are prepared."""
     from gander.data.held_out import in_both
 

@@ -122,7 +122,7 @@ def test_a_run_whose_images_are_gone_is_looked_at_without_them(run, photos):
 
 def test_other_images_than_the_runs_are_opened_only_where_they_are_named(run, photos):
     (photos / "cats" / "0.png").unlink()
-    assert "holds other images than those trained on" in looking.look_at(run, images=1)[1]
+    assert "holds others than those trained on" in looking.look_at(run, images=1)[1]
     assert not looking.look_at(run, images=1, data=str(photos))[1]
     run.described["data"]["where"] = "owner/name"
     assert "owner/name is not on this machine" in looking.look_at(run, images=1)[1]

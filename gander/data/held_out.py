@@ -1,7 +1,6 @@
 """Images that are not trained on: a split that is there, more of a probe, or a tenth set aside; and what must hold of them."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from gander.data.prepare import Dataset, prepare
-from gander.data.sources import PROBE_IMAGES, Source, cut, open_source
+from gander.data.sources import PROBE_IMAGES, Source, class_folders, cut, open_source
 from gander.errors import UserError, shown
 from gander.probes import PROBES
 
@@ -66,8 +65,8 @@ def worded(source: Source) -> str:
     return "a tenth of each class, by name" if source.part else f"split {source.split}"
 
 
-def check_labels(source: Source) -> None:
-    """UserError where there is nothing to learn from: no labels, one class, a class without images."""
+def check_labels(source: Source, held_out: Source | None = None) -> None:
+    """UserError where there is nothing to learn from: no labels, one class, a class without images, of `held_out` too."""
     where = shown(source.where)
     if source.num_classes == 0:
         raise UserError(
@@ -79,11 +78,8 @@ def check_labels(source: Source) -> None:
         return
     there = {entry.label for entry in source.entries}
     empty = [name for number, name in enumerate(source.classes) if number not in there]
-    if source.kind == "folder" and source.root is not None:
-        first = source.entries[0]
-        beside = [item for item in os.scandir(source.root / first.path.removesuffix(first.name)) if item.is_dir()]
-        empty += sorted(item.name for item in beside if item.name[0] != "." and not os.listdir(item.path))
-    if empty:
+    folders = class_folders(source).union(class_folders(held_out) if held_out and held_out.classes else ())
+    if empty := sorted({*empty, *(folders - {*source.classes})}):
         raise UserError(f"{where} has no image of {_listed(empty)}; add some, or delete the class")
 
 

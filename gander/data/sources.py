@@ -113,6 +113,23 @@ def cut(source: Source, part: Part) -> Source:
     return replace(source, entries=tuple(entry for entry in source.entries if (entry.name in held) == wanted), part=part)
 
 
+def class_folders(source: Source) -> set[str]:
+    """The folders where those of the classes stand, with images or without; none of a table or a probe."""
+    if source.kind not in ("folder", "zip") or source.root is None:
+        return set()
+    first = source.entries[0]
+    path = first.path.replace("\\", "/") if source.kind == "zip" else first.path
+    above = _parts(path)[: -len(_parts(first.name))]
+    if source.kind == "folder":
+        with os.scandir(source.root.joinpath(*above)) as items:
+            found = {item.name for item in items if item.is_dir()}
+    else:
+        with files.open_zip(source.root) as archive:
+            parts = {_parts(info.filename.replace("\\", "/").rpartition("/")[0]) for info in archive.infolist()}
+        found = {each[len(above)] for each in parts if len(each) > len(above) and each[: len(above)] == above}
+    return {name for name in found if not _passed_over(name)}
+
+
 @contextlib.contextmanager
 def reader(kind: Kind, root: Path | None, rows: "Rows | None" = None) -> Iterator[Read]:
     """`read(path)`: the bytes of an entry, at most files.MAX_ENTRY_BYTES of them. What cannot be read is Broken."""
@@ -201,7 +218,7 @@ def _open_zip(where: str, path: Path, split: str | None) -> Source:
         for info in archive.infolist():
             folder, _, base = info.filename.replace("\\", "/").rpartition("/")
             if folder not in above:
-                parts = tuple(part for part in folder.split("/") if part not in ("", "."))
+                parts = _parts(folder)
                 above[folder] = None if any(map(_passed_over, parts)) else parts
             around = above[folder]
             if around is None or not base or _passed_over(base):
@@ -220,6 +237,10 @@ def _laid_out(
 ) -> Source:
     layout = arrange(where, found, others, split)
     return Source(plain_name(name), where, kind, *layout, root=root, others=dict(others.most_common()))
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.split("/") if part not in ("", "."))
 
 
 def _passed_over(name: str) -> bool:

@@ -1,6 +1,5 @@
 """Many runs and their statistics: does a knob matter? `compare` plans, runs, judges, and writes study.json and study.html."""
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -51,22 +50,29 @@ def compare(
         study: folder of the study; by default studies/RECIPE-DATA-KNOB.
     """
     from gander.study import making, record, runs, verdict
-    from gander.study.plan import made_of
+    from gander.study import outcome as outcomes
+    from gander.study.plan import decoded, made_of
 
     if seeds < 2:
         raise UserError("an interval needs 2 seeds or more; --seeds 2")
     if jobs < 1:
         raise UserError(f"--jobs {jobs} is no number of runs side by side; take 1 or more")
-    plan = made_of(recipe, data, vary, more, seeds=seeds, equal=equal, outcome=outcome, elsewhere=cluster is not None, say=say)
-    folder = Path(study or f"studies/{Path(recipe).stem}-{plan.source.name}-{'-'.join(plan.vary)}")
-    start: runs.Start = runs.here
-    with contextlib.ExitStack() as held, heard() as asked:
-        held.enter_context(record.Study.hold(folder))
-        if cluster:
-            from gander.study.cluster import start_on
+    if cluster:
+        from gander.study import cluster as machines
 
-            start = start_on(cluster, folder)
-        the_study = record.Study.start(folder, plan.described)
+        machines.check(cluster)
+    plan = made_of(recipe, data, vary, more, equal=equal, outcome=outcome, elsewhere=cluster is not None)
+    folder = Path(study or f"studies/{Path(recipe).stem}-{plan.first.source.name}-{'-'.join(plan.vary)}")
+    with record.Study.hold(folder), heard() as asked:
+        if before := record.Study.begun(folder):
+            record.Study.refuse_another(folder, before, plan.asked)  # before images are decoded
+        features = before.get("features", plan.features)
+        outcomes.check(outcome, plan.game, plan.probe, classes=plan.classes, features=features)
+        described = decoded(plan, seeds, say)
+        if isinstance(described, int):
+            return Compared(folder, None, described)
+        the_study = record.Study.start(folder, described)
+        start: runs.Start = machines.start_on(cluster, folder) if cluster else runs.here
         if the_study.open_runs(seeds):
             making.make(the_study, plan, seeds, start=start, jobs=jobs, stopped=lambda: bool(asked[0]), say=say)
         result = making.keep(the_study)

@@ -50,6 +50,8 @@ def varied(vary: Vary, known: Mapping[str, Knob]) -> dict[str, list[Any]]:
         if name in found:
             raise UserError(f"--vary {name} is given twice; put all its values behind one, with commas")
         if not isinstance(vary, Mapping):
+            if not all(value.strip() for value in values):
+                raise UserError(f"--vary {name}={','.join(values)} has an empty value; put one on both sides of each comma")
             values = [_typed(name, known[name], value.strip()) for value in values]
         for i, value in enumerate(values):
             if value in values[:i]:
@@ -83,8 +85,8 @@ def arms(
     given: Mapping[str, Any],
     *,
     same_parameters: bool = False,
-) -> tuple[list[Arm], Experiment]:
-    """The grid of all values, the first arm being what the others are held against; and its experiment, on the meta device.
+) -> tuple[list[Arm], list[Experiment]]:
+    """The grid of all values, the first arm being what the others are held against; and their experiments, on the meta device.
 
     UserError for what the recipe refuses of any arm. `same_parameters` moves the knob `width` of the others so that their networks
     have as nearly as can be as many parameters as the first arm's.
@@ -98,20 +100,20 @@ def arms(
     if same_parameters and "width" in vary:
         raise UserError("--equal parameters moves the width, which is varied; take --equal steps or time")
     made: list[Arm] = []
+    trials: list[Experiment] = []
     for values in itertools.product(*vary.values()):
         chosen = dict(zip(vary, values, strict=True))
         knobs = {**given, **chosen}
         resolved = recipes.resolve(recipe, knobs)
         trial = built(recipe, facts, resolved)
         count = parameters(trial)
-        if not made:
-            first = trial
-        elif same_parameters:
+        if made and same_parameters:
             knobs["width"], count = widened(recipe, facts, resolved, made[0].parameters)
+        trials.append(trial)
         changed = {name: value for name, value in knobs.items() if value != known[name].default or name in vary}
         images = trial.batch * trial.learner.draws_per_step
         made.append(Arm(_named(chosen), _folder(chosen, [arm.folder for arm in made]), changed, trial.steps, count, images))
-    return made, first
+    return made, trials
 
 
 def built(recipe: Recipe, facts: Facts, resolved: Mapping[str, Any]) -> Experiment:

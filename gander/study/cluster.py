@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,17 @@ class Submitted:
         self.job.cancel()
 
 
+def check(cluster: str) -> None:
+    """UserError where the extra is not installed."""
+    if not find_spec("submitit"):
+        raise missing_extra("submitit", "cluster", f"--cluster {cluster}")
+
+
 def start_on(cluster: str, folder: Path) -> Start:
     """How `make` starts runs on this cluster; all that begin at once are one array. UserError where it is not there."""
-    try:
-        import submitit
-    except ImportError:
-        raise missing_extra("submitit", "cluster", f"--cluster {cluster}") from None
+    check(cluster)
+    import submitit
+
     try:
         executor = submitit.AutoExecutor(folder=folder / "submitit", cluster=cluster)
     except RuntimeError as error:

@@ -1,14 +1,11 @@
-"""The runs of a study, from first to last: prepare the images, time the arms where that is to be equal, train, judge."""
+"""The runs of a study, from first to last: time the arms where that is to be equal, train, judge."""
 
-import contextlib
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gander.data import prepare
-from gander.data.held_out import prepare_held_out
 from gander.errors import UserError, shown
 from gander.estimate import span
 from gander.files import write_atomic
@@ -36,13 +33,10 @@ def make(
     say: Callable[[str], None],
 ) -> None:
     """Make what is still to be made, until `stopped`. UserError for a mistake in a run, which ends the study."""
-    with contextlib.suppress(KeyboardInterrupt):  # which is how the preparation is stopped
-        flags, side = {name: plan.flags[name] for name in ("channels", "workers", "allow_broken")}, plan.trial.side
-        for source, prepared in ((plan.source, prepare), (plan.held_out, prepare_held_out)):
-            if source:
-                prepared(source, side or plan.trial.resolution, stopped=stopped, **flags)
-    if study.data["plan"]["equal"] == "time" and "calibration" not in study.data and not stopped():
+    if plan.equal == "time" and "calibration" not in study.data:
         _calibrate(study, plan, start, stopped, say)
+        if stopped():
+            return
     arms = {arm["name"]: arm for arm in study.data["arms"]}
     waiting = study.open_runs(seeds)
     same_time = {name: {"steps": arm["steps"]} if "calibration" in study.data else {} for name, arm in arms.items()}
@@ -76,7 +70,7 @@ def keep(study: Study) -> dict[str, Any] | None:
 
 def _job(study: Study, plan: Plan, run: dict[str, Any], arm: dict[str, Any], last: dict[str, Any]) -> Job:
     folder = study.folder / run["folder"]
-    words = plan.train(arm, study.data["features"], **last, seed=run["seed"], run=str(folder))
+    words = plan.train(arm, study.data, **last, seed=run["seed"], run=str(folder))
     return Job(words, folder, folder.with_name(f"{folder.name}.log"), run)
 
 
@@ -104,9 +98,14 @@ def _ended(study: Study, plan: Plan, job: Job, code: int, asked: bool) -> bool:
 
 def _judge(study: Study, plan: Plan, run: dict[str, Any]) -> None:
     the_run = Run.open(study.folder / run["folder"])
+    seen = the_run.described.get("data", {}).get("fingerprint")
+    if seen not in (None, study.data["plan"]["images"]["fingerprint"]):
+        raise UserError(f"{the_run.folder} saw other images than the study began with; restore those, and delete that folder")
     if "outcome" not in study.data:
         asked = study.data["plan"]["outcome"]
         study.data["outcome"] = outcome.choose(asked, outcome.keys(the_run), plan.game, plan.probe)._asdict()
+    if study.data["precision"] is None:
+        study.data["precision"] = the_run.described.get("precision")
     images = next(arm["images"] for arm in study.data["arms"] if arm["name"] == run["arm"])
     run |= outcome.judged(the_run, outcome.Outcome(**study.data["outcome"]))._asdict()
     run |= {"state": "finished", "seconds_a_step": outcome.seconds_a_step(the_run, images)}
@@ -142,8 +141,11 @@ def _calibrate(study: Study, plan: Plan, start: runs.Start, stopped: Callable[[]
     for number in range(ROUNDS):
         for arm in arms:
             place = folder / f"{Path(arm['folder'])}-{number}"
+            runs.wait_for(place, stopped, say)  # of a study that was killed
+            if stopped():
+                return
             shutil.rmtree(place, ignore_errors=True)
-            words = plan.train(arm, study.data["features"], **quiet, run=str(place))
+            words = plan.train(arm, study.data, **quiet, run=str(place))
             todo.append(Job(words, place, place.with_name(f"{place.name}.log"), arm))
     runs.make(todo, ended, start=start, stopped=stopped, say=say)
     if stopped():

@@ -43,10 +43,24 @@ def possible(game: bool, probe: str | None) -> list[str]:
     return [*GRADES.get(probe or "", ()), *SCORES] if game else list(EXAMS)
 
 
-def check(asked: str | None, game: bool, probe: str | None) -> None:
-    """UserError for an outcome that no run of this kind has."""
-    if asked is not None and _short(asked) not in possible(game, probe):
-        raise unknown("outcome", asked, possible(game, probe))
+def check(asked: str | None, game: bool, probe: str | None, *, classes: int, features: str) -> None:
+    """UserError for an outcome that no run will have. `classes`: of a classifier, 0 for an auto-encoder; `features`: of scores."""
+    if asked is None:
+        return
+    if game:
+        lacking = {"Fréchet"} if features == "inception" else {"FID"}
+        why = f"scored by {features}"
+    elif classes:
+        lacking = {"PSNR", "L1", "MSE"} | (set() if classes > 5 else {"top-5 accuracy"})
+        why = f"a classifier of {classes} classes"
+    else:
+        lacking, why = {*SHARES, "loss"}, "learnt without labels"
+    names, short = possible(game, probe), _short(asked)
+    there = [name for name in names if name not in lacking]
+    if short in lacking & {*names}:
+        raise UserError(f"these runs, {why}, have no {asked}; there are: {', '.join(there)}")
+    if short not in there:
+        raise unknown("outcome", asked, there)
 
 
 def choose(asked: str | None, logged: Sequence[str], game: bool, probe: str | None) -> Outcome:

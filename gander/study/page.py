@@ -8,6 +8,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from gander import charts
+from gander.errors import shown
 from gander.study import verdict
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -20,6 +21,7 @@ def page(data: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
     knobs = " and ".join(name.replace("_", " ") for name in plan["vary"])
     ended = [run for run in data["runs"] if run["state"] != "waiting"]
     facts = f"{len(data['arms'])} arms, {seeds} seeds, {len(ended)} of {len(data['runs'])} runs made, equal {plan['equal']}"
+    made = [*(f"{name} {number}" for name, number in data["versions"].items()), data["machine"], data["created"]]
     values: dict[str, Any] = {
         "title": f"{plan['recipe']} on {plan['data']}: does {knobs} matter?",
         "facts": facts,
@@ -27,8 +29,8 @@ def page(data: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
         "effect": verdict.EFFECT,
         "waiting": "A result takes two seeds of all arms.",
         "runs": [_run(run, data.get("outcome", {}).get("scale", 1.0)) for run in data["runs"]],
-        "command": data["command"],
-        "made": ", ".join([*(f"{name} {number}" for name, number in data["versions"].items()), data["machine"], data["created"]]),
+        "command": shown(data["command"]),
+        "made": shown(", ".join(made)),
     }
     if result:
         values |= {"tables": [verdict.table(result), verdict.tests(result)], **_charts(result)}
@@ -66,4 +68,4 @@ def _charts(result: Mapping[str, Any]) -> dict[str, Any]:
 def _run(run: Mapping[str, Any], scale: float) -> dict[str, str]:
     numbers = {key: f"{scale * run[key]:.4g}" if run.get(key) is not None else "" for key in ("last", "best")}
     numbers |= {key: f"{run[key]:.4g}" if run.get(key) is not None else "" for key in ("exams", "seconds")}
-    return {"name": f"{run['arm']}, seed {run['seed']}", "state": run["state"], "why": run.get("why", ""), **numbers}
+    return {"name": f"{run['arm']}, seed {run['seed']}", "state": run["state"], "why": shown(run.get("why", "")), **numbers}

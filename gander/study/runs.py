@@ -17,6 +17,8 @@ LOOK = 0.2  # seconds between two looks at the processes
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # what a training ends with that was asked to
 COLLAPSED = ("; the run was stopped", "; it went back")  # how `fit` says that a run went wrong
 HELD = "is being written by another process"
+WAITING = "is still written by a process of before; waiting for its end"
+MEMORY = ("the device's memory is full", "takes more memory than there is")  # of which another may have taken a part
 
 
 class Job(NamedTuple):
@@ -96,7 +98,7 @@ def make(
                     due.append(job)
                 elif job.folder not in told:
                     told.add(job.folder)
-                    say(f"{job.folder} is still written by a process of before; waiting for its end")
+                    say(f"{job.folder} {WAITING}")
             begun = start([(job, share(place, side_by_side)) for place, job in zip(free, due, strict=False)]) if due else []
             for place, job, worker in zip(free, due, begun, strict=False):
                 going[place] = (job, worker, time.monotonic())
@@ -112,6 +114,14 @@ def make(
         for _, worker, _ in going.values():
             while sys.exc_info()[0] is not KeyboardInterrupt and worker.poll() is None:
                 time.sleep(LOOK)
+
+
+def wait_for(folder: Path, stopped: Callable[[], bool], say: Callable[[str], None]) -> None:
+    """Until no process writes this run, or `stopped`."""
+    if not is_free(folder):
+        say(f"{folder} {WAITING}")
+        while not is_free(folder) and not stopped():
+            time.sleep(LOOK)
 
 
 def is_free(folder: Path) -> bool:
@@ -146,14 +156,14 @@ def _gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def last_words(log: Path) -> str:
-    """The last line that a run said, without the name of the program."""
+def last_words(log: Path, start: str = "") -> str:
+    """The last line of a log that begins with `start`, without it; else the last of all."""
     if not log.exists():
         return ""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 8192))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("gander: ") if lines else ""
+    return next((line for line in reversed(lines) if line.startswith(start)), lines[-1] if lines else "").removeprefix(start)
 
 
 class Verdict(NamedTuple):
@@ -165,13 +175,15 @@ class Verdict(NamedTuple):
 
 def verdict(code: int, log: Path) -> Verdict:
     """What an exit code and a run's last words say."""
-    why = last_words(log)
+    why = last_words(log, "gander: " if code == 2 else "")  # behind which a library may have said more
     if code == 0:
         return Verdict("finished")
     if code in STOPPED:
         return Verdict("stopped", why)
     if code == 2 and HELD in why:
         return Verdict("held", why)
+    if code == 2 and any(words in why for words in MEMORY):
+        return Verdict("died", why)
     if code == 2:
         return Verdict("failed" if any(words in why for words in COLLAPSED) else "mistaken", why)
     return Verdict("died", f"its process died ({f'signal {-code}' if code < 0 else f'exit code {code}: {why[:200]}'})")

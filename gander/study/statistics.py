@@ -15,7 +15,7 @@ MOST = 10_000  # seeds that anybody could ask for
 class Difference(NamedTuple):
     """Of one arm against another over the same seeds: mean of a - b, its 95 % interval, p values, effect size.
 
-    `effect` is Hedges' g of the pairs, infinite where all differences are equal and not zero.
+    `effect` is Hedges' g of the pairs, infinite where all differences are equal and not zero: there is then no test, and p is 1.
     """
 
     n: int
@@ -43,22 +43,30 @@ def difference(a: Sequence[int | float], b: Sequence[int | float]) -> Difference
         apart = np.full_like(apart, apart[0])  # what is left is rounding
     n, spread = len(apart), _spread(apart)
     low, mean, high = interval(apart.tolist())
-    t = _ratio(mean, spread / math.sqrt(n))
+    paired = _two_sided(mean / (spread / math.sqrt(n)), n - 1) if spread else 1.0
     effect = hedges(n - 1) * _ratio(mean, spread)
-    return Difference(n, mean, low, high, _two_sided(t, n - 1), welch(a, b), effect)
+    return Difference(n, mean, low, high, paired, welch(a, b) if spread else 1.0, effect)
 
 
 def welch(a: Sequence[int | float], b: Sequence[int | float]) -> float:
     """p of Welch's t test, which takes the runs for unpaired and their spreads for unequal.
 
-    t = (ā - b̄)/√(s²a/n + s²b/m), with the degrees of freedom of Welch and Satterthwaite.
+    t = (ā - b̄)/√(s²a/n + s²b/m), with the degrees of freedom of Welch and Satterthwaite; 1 where neither has a spread.
     """
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     u, v = _spread(x) ** 2 / len(x), _spread(y) ** 2 / len(y)
     if u + v == 0:
-        return 1.0 if x.mean() == y.mean() else 0.0
+        return 1.0
     freedom = (u + v) ** 2 / (u**2 / (len(x) - 1) + v**2 / (len(y) - 1))
     return _two_sided(float(x.mean() - y.mean()) / math.sqrt(u + v), freedom)
+
+
+def sign_test(first: int, second: int) -> float:
+    """p of McNemar's exact test: of pairs of which one alone failed, `first` were of the one kind and `second` of the other.
+
+    Either is as likely where nothing matters: twice the smaller tail of Binomial(first + second, ½), at most 1.
+    """
+    return min(1.0, 2 * float(stats.binom.cdf(min(first, second), first + second, 0.5)))
 
 
 def hedges(freedom: int) -> float:
@@ -90,10 +98,11 @@ def power(effect: float, n: int, alpha: float = ALPHA) -> float:
 
 
 def seeds_needed(effect: float, *, alpha: float = ALPHA, wanted: float = POWER) -> int | None:
-    """The fewest pairs, two or more, with which a difference of this effect is seen four times in five; None beyond 10,000."""
-    if math.isinf(effect):
-        return 2
-    if power(effect, MOST, alpha) < wanted:
+    """The fewest pairs, two or more, with which a difference of this effect is seen four times in five.
+
+    None beyond 10,000, and for an infinite effect, which says that no spread was seen.
+    """
+    if math.isinf(effect) or power(effect, MOST, alpha) < wanted:
         return None
     low, high = 1, MOST  # power rises with n: too few at `low`, enough at `high`
     while high - low > 1:

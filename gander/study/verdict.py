@@ -4,16 +4,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gander.estimate import span
 from gander.study.outcome import Outcome
-from gander.study.statistics import ALPHA, MOST, Difference, difference, holm, interval, seeds_needed
+from gander.study.statistics import ALPHA, MOST, Difference, difference, holm, interval, seeds_needed, sign_test
 
 EFFECT = "Hedges g of the pairs"
+APART = 1.1  # of times that should be equal: from where on it is said that they were not
 
 
 def judge(data: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any] | None:
     """What study.json says of these complete seeds, as plain JSON; None where they are fewer than two, or no run came to an end.
 
-    A failed run has the worst outcome of all runs of these seeds: it is in every mean and test.
+    A failed run has the worst outcome of all runs of these seeds: it is in every mean and test. Failures have a test of their own.
     """
     named = data.get("outcome")
     runs = {(run["arm"], run["seed"]): run for run in data["runs"]}
@@ -40,22 +42,47 @@ def judge(data: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any] | Non
     found = {name: difference(values[name], values[first]) for name in others}
     needed = {name: seeds_needed(found[name].effect, alpha=ALPHA / len(others)) for name in others}  # to settle each of so many
     corrected = dict(zip(others, holm([found[name].paired for name in others]), strict=True))
+    failures = _failures(rows)
     differences = [
         {"arm": name, "against": first, **apart._asdict(), "holm": corrected[name], "seeds": needed[name]}
         | {"effect": apart.effect if math.isfinite(apart.effect) else None, "effect_is": EFFECT}
         | {"pairs": [a - b for a, b in zip(values[name], values[first], strict=True)]}
-        | {"says": sentence(name, first, apart, corrected[name], needed[name], outcome, len(others)) + _failures(rows, name, first)}
+        | ({"failures": failures[name]} if name in failures else {})
+        | {"says": sentence(name, first, apart, corrected[name], needed[name], outcome, len(others), failures.get(name))}
         for name, apart in found.items()
     ]
     result = {"outcome": outcome._asdict() | {"name": outcome.name}, "seeds": list(seeds), "arms": rows, "differences": differences}
     return result | {"notes": _notes(data, seeds, rows, outcome.scale * worst)}
 
 
-def sentence(arm: str, first: str, apart: Difference, corrected: float, seeds: int | None, outcome: Outcome, tests: int) -> str:
-    """simple − none = +1.9 points, 95 % CI 0.6 to 3.2, 12 seeds: it helped here."""
+def sentence(
+    arm: str,
+    first: str,
+    apart: Difference,
+    corrected: float,
+    seeds: int | None,
+    outcome: Outcome,
+    tests: int,
+    failures: Mapping[str, Any] | None = None,
+) -> str:
+    """simple − none = +1.9 points, 95 % CI 0.6 to 3.2, 12 seeds: it helped here; 0 of 12 against 3 of 12 failed, p = 0.25."""
+    said = _difference(arm, first, apart, corrected, seeds, outcome, tests, bool(failures))
+    if not failures:
+        return said
+    counts = " against ".join(f"{count} of {apart.n}" for count in failures["counts"])
+    among = f" ({tests} differences looked at)" if tests > 1 else ""
+    return f"{said}; {counts} failed, p = {failures['holm']:.2g}{among}"
+
+
+def _difference(
+    arm: str, first: str, apart: Difference, corrected: float, seeds: int | None, outcome: Outcome, tests: int, failed: bool
+) -> str:
     mean, low, high = figures(apart.high - apart.mean, apart.mean, apart.low, apart.high)
     unit = f" {outcome.unit}" if outcome.unit else ""
-    seen = f"{arm} − {first} = {'' if mean.startswith('−') else '+'}{mean}{unit}, 95 % CI {low} to {high}, {apart.n} seeds"
+    apart_by = f"{arm} − {first} = {'' if apart.mean == 0 or mean.startswith('−') else '+'}{mean}{unit}"
+    if apart.low == apart.high and (apart.mean or failed):
+        return f"{apart_by}, equal in each of {apart.n} seeds: no interval; more seeds are needed"
+    seen = f"{apart_by}, 95 % CI {low} to {high}, {apart.n} seeds"
     if corrected < ALPHA:
         helped = (apart.mean > 0) == (outcome.better == "higher")
         return f"{seen}: it {'helped' if helped else 'hurt'} here{' (lower is better)' if outcome.better == 'lower' else ''}"
@@ -72,7 +99,8 @@ def _notes(data: Mapping[str, Any], seeds: Sequence[int], rows: Sequence[Mapping
     notes = []
     total, failed = sum(row["n"] for row in rows), sum(len(row["failed"]) for row in rows)
     if failed:
-        notes.append(f"{failed} of {total} runs failed; in means and tests they have the worst outcome of the study, {worst:.4g}")
+        counted = f"in means and tests each counts as the worst finished outcome of the study, {worst:.4g}"
+        notes.append(f"{failed} of {total} runs failed; {counted}: a mean with failures is a bound, the truth is no better")
     if open_seeds := sorted({run["seed"] for run in data["runs"]} - set(seeds)):
         asked = len(seeds) + len(open_seeds)
         notes.append(f"the study is not finished: this is of the {len(seeds)} seeds of {asked} that all arms have")
@@ -83,13 +111,24 @@ def _notes(data: Mapping[str, Any], seeds: Sequence[int], rows: Sequence[Mapping
         notes.append(f"seeds were added after a look ({said}), which makes p values somewhat too small")
     if data["plan"]["equal"] == "time":
         notes.append("steps were set so that all arms take as long, by seconds a step that were measured first")
+        took = {row["name"]: row["seconds_a_step"] * row["steps"] for row in rows if row["seconds_a_step"]}
+        if took and max(took.values()) > APART * min(took.values()):
+            each = ", ".join(f"{name} {span(seconds)}" for name, seconds in took.items())
+            notes.append(f"the runs themselves did not take as long, by more than 10 %: {each}, median seconds a step times steps")
     return notes
 
 
-def _failures(rows: Sequence[Mapping[str, Any]], *arms: str) -> str:
-    """; 3 of 12 runs of simple failed."""
-    mine = [row for arm in arms for row in rows if row["name"] == arm and row["failed"]]
-    return "".join(f"; {len(row['failed'])} of {row['n']} runs of {row['name']} failed" for row in mine)
+def _failures(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By arm, where it or the first has any: how many runs of it and of the first failed, and p of that, alone and by Holm."""
+    first, *others = rows
+    there = set(first["failed"])
+    tested = {row["name"]: sign_test(len({*row["failed"]} - there), len(there - {*row["failed"]})) for row in others}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return {
+        row["name"]: {"counts": [len(row["failed"]), len(there)], "p": tested[row["name"]], "holm": corrected[row["name"]]}
+        for row in others
+        if row["failed"] or there
+    }
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
@@ -112,8 +151,9 @@ def tests(result: Mapping[str, Any]) -> list[list[str]]:
     for apart in result["differences"]:
         mean, low, high = figures(apart["high"] - apart["mean"], *(apart[key] for key in ("mean", "low", "high")))
         effect = "-" if apart["effect"] is None else _signed(f"{apart['effect']:.2f}")
-        row = [f"{apart['arm']} − {apart['against']}", mean, f"{low} to {high}"]
-        lines.append(row + [f"{apart[key]:.2g}" for key in ("paired", "holm", "welch")] + [effect])
+        row, equal = [f"{apart['arm']} − {apart['against']}", mean], apart["low"] == apart["high"]
+        tested = ["-"] * 4 if equal else [f"{low} to {high}", *(f"{apart[key]:.2g}" for key in ("paired", "holm", "welch"))]
+        lines.append([*row, *tested, effect])
     return lines
 
 

@@ -1,6 +1,7 @@
 """What is not trained on: which split, which tenth; and the lines that its mistakes get."""
 
 import io
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -141,16 +142,44 @@ def test_a_mistake_is_one_line(tmp_path, contents, line):
 
 
 def test_a_class_without_images_is_named(tmp_path):
-    where = write(tmp_path / "a", animals(n=20))
+    others = {
+        "fish/readme.txt": b"none yet",
+        "geese/.DS_Store": b"",
+        "hares/a/b/c.txt": b"",
+        ".hidden/a.txt": b"",
+        "@eaDir/a.txt": b"",
+    }
+    where = write(tmp_path / "a", animals(n=20) | others)
     (where / "emus").mkdir()
-    (where / "fish").mkdir()
-    (where / "notes").mkdir()
-    (where / "notes" / "readme.txt").write_text("no class")
-    with pytest.raises(UserError, match=r"has no image of emus, fish; add some, or delete the class"):
+    with pytest.raises(UserError, match=r"has no image of emus, fish, geese, hares; add some, or delete the class"):
         check_labels(beside(open_source(where))[0])
     source = open_source(write(tmp_path / "b", animals(n=20)))
     with pytest.raises(UserError, match="has no image of emus"):  # as a table may name it
         check_labels(replace(source, classes=(*source.classes, "emus")))
+
+
+@pytest.mark.parametrize("empty", ["train/zed/", "val/zed/", "train/zed/readme.txt", "val/zed/a/", "val/zed/.DS_Store"])
+@pytest.mark.parametrize("above", ["", "wrapped/"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_class_without_images_is_named_in_either_split(tmp_path, empty, above, packed):
+    contents = {f"{above}{name}": data for name, data in {**animals("train"), **animals("val")}.items()}
+    contents |= {f"{above}test/emus/": b"", "__MACOSX/train/x.txt": b"", f"{above}train/__MACOSX/x.txt": b""}  # judge nothing
+    contents[f"{above}{empty}"] = b""
+    where = tmp_path / "a"
+    if packed:
+        where = where.with_suffix(".zip")
+        with zipfile.ZipFile(where, "w") as archive:
+            for name, data in contents.items():
+                archive.writestr(name, data)
+    else:
+        for name, data in contents.items():
+            (where / name).parent.mkdir(parents=True, exist_ok=True)
+            if name.endswith("/"):
+                (where / name).mkdir(exist_ok=True)
+            else:
+                (where / name).write_bytes(data)
+    with pytest.raises(UserError, match=r"has no image of zed; add some, or delete the class"):
+        check_labels(*beside(open_source(where)))
 
 
 def test_a_class_whose_images_are_all_broken_is_named(tmp_path):

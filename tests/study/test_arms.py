@@ -38,7 +38,9 @@ def test_words_become_values_of_their_knobs_types():
         (["width=16,wide"], "--vary width: 'wide' is not a value of this knob; its default is 64"),
         (["width=016,16"], "width has 16 twice"),
         (["loss=hinge,hing"], "--vary loss: 'hing' is not a value"),
-        (["width=16,"], "--vary width: '' is not a value"),
+        (["width=16,"], "--vary width=16, has an empty value; put one on both sides of each comma"),
+        (["attention=none,,self"], "--vary attention=none,,self has an empty value"),
+        (["attention=none, "], "has an empty value"),
         (["width=8,16", "width=32,64"], "--vary width is given twice"),
         ([], "nothing is varied"),
         ({"width": [8]}, "leaves nothing to compare with"),
@@ -51,14 +53,15 @@ def test_what_cannot_be_varied(vary, line):
 
 
 def test_a_grid_has_an_arm_for_each_pair_of_values():
-    made, first = arms.arms(SAGAN, FACTS, {"attention": ["none", "self"], "width": [8, 16]}, {**SMALL, "width": 64})
+    made, trials = arms.arms(SAGAN, FACTS, {"attention": ["none", "self"], "width": [8, 16]}, {**SMALL, "width": 64})
     assert [arm.name for arm in made] == [
         f"attention {attention}, width {width}" for attention in ("none", "self") for width in (8, 16)
     ]
     assert len({arm.folder for arm in made}) == 4
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", arm.folder) for arm in made)
     assert made[0].parameters < made[1].parameters
-    assert made[0].parameters == sum(p.numel() for n in ("generator", "discriminator") for p in first.networks[n].parameters())
+    assert len(trials) == 4
+    assert made[0].parameters == sum(p.numel() for n in ("generator", "discriminator") for p in trials[0].networks[n].parameters())
     assert [arm.steps for arm in made] == [4] * 4
 
 

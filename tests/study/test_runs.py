@@ -135,6 +135,10 @@ def test_cores_and_gpus_are_shared_out(monkeypatch):
         (2, "gander: No space left on device; nothing that was saved before is lost", "mistaken", "^No space left"),
         (-9, "step 1", "died", "its process died .signal 9"),
         (1, "KeyError: 'x'", "died", "exit code 1: KeyError: 'x'"),
+        (2, "gander: the device's memory is full; take a smaller --batch, or ...", "died", "^the device's memory is full"),
+        (2, "gander: that takes more memory than there is here; take a smaller network ...", "died", "more memory"),
+        (2, "gander: No space left on device; and so on\nsys:1: ResourceWarning: leaked", "mistaken", "^No space left"),
+        (1, "gander: of a run before\nKeyError: 'x'", "died", "exit code 1: KeyError: 'x'"),
     ],
 )
 def test_how_a_run_ended(tmp_path, code, said, state, why):

@@ -37,14 +37,24 @@ def test_two_pairs_by_hand():
 
 
 def test_equal_differences_are_certain_and_none_are_nothing():
-    """0.1 + 0.2 and 0.3 differ in their last bit, which is no spread."""
+    """0.1 + 0.2 and 0.3 differ in their last bit, which is no spread; and without a spread there is no test, whatever the mean."""
     found = statistics.difference([0.1 + 0.2, 1.3, 2.3], [0.2, 1.2, 2.2])
-    assert (found.paired, found.effect, statistics.seeds_needed(found.effect)) == (0.0, math.inf, 2)
+    assert (found.paired, found.welch, found.effect, statistics.seeds_needed(found.effect)) == (1.0, 1.0, math.inf, None)
     assert found.low == found.high == pytest.approx(0.1)
     found = statistics.difference([1.0, 2.0], [1.0, 2.0])
     assert (found.mean, found.low, found.high, found.paired, found.effect) == (0, 0, 0, 1, 0)
     assert statistics.welch([2.0, 2.0], [2.0, 2.0]) == 1.0
-    assert statistics.welch([2.0, 2.0], [3.0, 3.0]) == 0.0
+    assert statistics.welch([2.0, 2.0], [3.0, 3.0]) == 1.0
+
+
+def test_the_sign_test_counts_all_ways_to_toss():
+    """Over all 2^n ways in which n pairs of one failure may fall: the share that is at least as far from half as what was seen."""
+    for n in range(7):
+        tails = [bin(ways).count("1") for ways in range(2**n)]
+        for first in range(n + 1):
+            as_far = sum(abs(2 * heads - n) >= abs(2 * first - n) for heads in tails) / 2**n
+            assert statistics.sign_test(first, n - first) == pytest.approx(as_far)
+    assert statistics.sign_test(3, 0) == 0.25
 
 
 def test_the_small_sample_factor_of_hedges():

@@ -1,5 +1,6 @@
 """Whole studies: planned, made, cut, gone on with, judged. Most of their runs write a planted log and train nothing."""
 
+import contextlib
 import json
 import os
 import re
@@ -13,14 +14,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gander import cli, verbs
+from gander import cli, training, verbs
 from gander.errors import UserError
+from gander.files import lock
 from gander.probes import PROBES
-from gander.run import Run
-from gander.study import making, outcome, record, runs
+from gander.run import Outcome, Run
+from gander.study import cluster, outcome, plan, record, runs
 
 PRETENCE = Path(__file__).with_name("pretence.py")
 SAGAN = {"data": "probe:twins", "resolution": 16, "width": 4, "batch": 8, "steps": 400}
+
+
+class Images:
+    """What is known of prepared images."""
+
+    enlarged, resolution = 0, 16
+
+    def __init__(self, count, num_classes, fingerprint):
+        self.count, self.num_classes, self.fingerprint = count, num_classes, fingerprint
+
+    def __len__(self):
+        return self.count
 
 
 class Planted:
@@ -60,12 +74,13 @@ def _here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def planted(monkeypatch):
-    """Takes the place of processes, and of preparing the images."""
+    """Takes the place of processes, and of preparing the images unless `images` is None."""
 
-    def plant(found):
+    def plant(found, images=50_000, labels=6, fingerprint="probe:twins:1"):
         made = Planted(found)
         monkeypatch.setattr(runs, "here", made)
-        monkeypatch.setattr(making, "prepare", lambda *a, **k: None)
+        if images is not None:
+            monkeypatch.setattr(training, "decoded", lambda plan, options: (Images(images, labels, fingerprint), None))
         return made
 
     return plant
@@ -126,6 +141,89 @@ def test_more_seeds_go_on_and_another_study_is_refused(planted):
     assert len(machine.said) == 6
 
 
+def test_other_images_are_another_study(tmp_path, photos, planted):
+    """What is trained on and what is held out, by their content; images that are put back make it the same study again."""
+    machine = planted(lambda told, seed: (0, [{"step": 4, "exam/top-1 accuracy": 0.1 * seed}]), images=None)
+    asked = {"data": "photos", "vary": ["kind=none,good"], "study": "s"}
+    verbs.compare(str(PRETENCE), **asked, seeds=2)
+    kept = json.loads(Path("s/study.json").read_text())["plan"]
+    assert (kept["images"]["count"], kept["held_out"]["count"]) == (22, 2)
+    for image in Path("photos/cats").iterdir():  # one of these is held out
+        before = image.read_bytes()
+        image.write_bytes(Path("photos/dogs/0.png").read_bytes())
+        with pytest.raises(
+            UserError, match=r"^s is another study \((images|held_out).fingerprint was '.*', now '.*'\); take --study s-2$"
+        ):
+            verbs.compare(str(PRETENCE), **asked, seeds=3)
+        image.write_bytes(before)
+    assert len(machine.said) == 4
+    verbs.compare(str(PRETENCE), **asked, seeds=3)
+    assert len(machine.said) == 6
+
+
+def test_fewer_images_are_another_study(planted):
+    planted(better)
+    asked = {"vary": {"attention": ["none", "self"]}, "study": "s"}
+    verbs.compare("sagan", **SAGAN, **asked, seeds=2)
+    planted(better, images=49_999)
+    with pytest.raises(UserError, match=r"s is another study \(images.count was 50000, now 49999\)"):
+        verbs.compare("sagan", **SAGAN, **asked, seeds=3)
+
+
+def test_a_run_that_saw_other_images_is_none_of_the_study(planted):
+    machine = planted(better)
+    begin = machine.begin
+
+    def other(job):
+        worker = begin(job)
+        described = {"recipe": "sagan", "knobs": {}, "facts": {}, "seed": 0, "data": {"fingerprint": "other"}}
+        (job.folder / "run.json").write_text(json.dumps(described))
+        return worker
+
+    machine.begin = other
+    with pytest.raises(UserError, match="s/runs/none-seed0 saw other images than the study began with; restore those"):
+        verbs.compare("sagan", **SAGAN, vary=["attention=none,self"], study="s")
+
+
+def test_steps_are_those_of_the_images_that_can_be_decoded(tmp_path, photos, planted):
+    recipe = tmp_path / "epochs.py"
+    recipe.write_text(PRETENCE.read_text().replace("batch, steps, resolution", "batch, facts.num_images, resolution"))
+    Path("photos/cats/0.png").write_bytes(b"no image")
+    planted(lambda told, seed: (0, [{"step": 4, "exam/top-1 accuracy": 0.1 * seed}]), images=None)
+    asked = {"data": "photos", "vary": ["kind=none,good"], "seeds": 2, "allow_broken": True}
+    result = verbs.compare(str(recipe), **asked).result
+    kept = json.loads(Path("studies/epochs-photos-kind/study.json").read_text())["plan"]
+    assert kept["images"]["count"] + kept["held_out"]["count"] == 23
+    assert [row["steps"] for row in result["arms"]] == [kept["images"]["count"]] * 2
+
+
+def test_precision_is_found_once_and_kept(planted, monkeypatch):
+    """As where a study is begun on a GPU, which has bf16, and gone on with on a CPU."""
+    machine = planted(better)
+    asked = {"vary": {"attention": ["none", "self"]}, "study": "s"}
+    with monkeypatch.context() as gpu:
+        gpu.setattr(plan.precisions, "resolve", lambda asked, device: asked or "bf16")
+        verbs.compare("sagan", **SAGAN, **asked, seeds=2)
+    verbs.compare("sagan", **SAGAN, **asked, seeds=3)
+    assert [told["precision"] for told in machine.said] == ["bf16"] * 6
+    verbs.compare("sagan", **SAGAN, vary=["attention=none,self"], seeds=2, precision="fp16", study="t")
+    assert {told["precision"] for told in machine.said[6:]} == {"fp16"}
+
+
+def test_a_cluster_is_begun_with_when_the_study_is_written_down(planted, monkeypatch):
+    machine = planted(better)
+
+    def start_on(name, folder):
+        assert (folder / "study.json").exists()
+        return machine
+
+    monkeypatch.setattr(cluster, "check", lambda name: None)
+    monkeypatch.setattr(cluster, "start_on", start_on)
+    verbs.compare("sagan", **SAGAN, vary=["attention=none,self"], seeds=2, cluster="slurm", device="cuda", study="s")
+    assert len(machine.said) == 4
+    assert all("precision" not in told for told in machine.said)  # the machines choose, who knows which
+
+
 @pytest.mark.parametrize("broken", ["[]", "{", '{"plan": {}, "arms": [], "runs": [{}]}', '{"plan": {}, "arms": [1], "runs": []}'])
 def test_a_broken_study_is_refused_in_one_line(planted, broken):
     machine = planted(better)
@@ -134,6 +232,60 @@ def test_a_broken_study_is_refused_in_one_line(planted, broken):
     with pytest.raises(UserError, match=r"study.json (does not describe a study|is not readable JSON).*; restore it from a copy"):
         verbs.compare("sagan", **SAGAN, vary={"attention": ["none", "self"]}, study="s")
     assert machine.said == []
+
+
+@pytest.mark.parametrize(
+    ("part", "odd"),
+    [
+        *(("runs.0.last", odd) for odd in ("", '"x"', "NaN", "1e400", "null", "true", f"1{'0' * 400}")),
+        *(("runs.0.best", odd) for odd in ("", "null", "[]")),
+        ("runs.0.exams", "null"),
+        ("runs.0.seconds", '"x"'),
+        ("runs.0.seconds_a_step", "0"),
+        ("runs.0.state", "[]"),
+        ("runs.0.state", '"done"'),
+        ("runs.0.seed", "true"),
+        ("runs.0.seed", "-1"),
+        ("runs.0.folder", '"a\\u0000b"'),
+        ("runs.0.why", "null"),
+        ("runs.1.died", '"x"'),
+        ("arms.0.steps", "0"),
+        ("asked", '"x"'),
+        ("asked", '["x"]'),
+        ("outcome", ""),
+        ("outcome", '"x"'),
+        ("outcome", "{}"),
+        ("outcome.scale", "Infinity"),
+        ("outcome.better", '"odd"'),
+        ("outcome.unit", "5"),
+        ("outcome.unit", '"\\ud800"'),
+        ("outcome.more", "5"),
+        ("features", "[]"),
+        ("precision", '"fp64"'),
+        ("calibration", "1"),
+        ("versions", "1"),
+        ("command", "null"),
+    ],
+)
+def test_a_damaged_study_is_refused_in_one_line(planted, part, odd):
+    machine = planted(better)
+    asked = {**SAGAN, "vary": {"attention": ["none", "self"]}, "study": "s"}
+    verbs.compare("sagan", **asked, seeds=2)
+    whole = json.loads(Path("s/study.json").read_text())
+    *above, name = part.split(".")
+    place = whole
+    for key in above:
+        place = place[int(key) if key.isdigit() else key]
+    place[name] = "ODD"
+    text = json.dumps(whole)
+    if odd:
+        Path("s/study.json").write_text(text.replace('"ODD"', odd))
+    else:
+        del place[name]
+        Path("s/study.json").write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=r"^s/study.json does not describe a study; restore it from a copy, or take --study s-2$"):
+        verbs.compare("sagan", **asked, seeds=3)
+    assert len(machine.said) == 4
 
 
 def test_where_runs_are_written_is_not_taken_from_the_file(planted):
@@ -240,6 +392,49 @@ def test_equal_time_measures_first_and_fixes_the_steps(planted, capsys):
     assert [told["steps"] for told in machine.said[8:]] == ["400", "160"]  # what was measured is kept
 
 
+def test_a_calibration_waits_for_what_a_killed_study_left_running(planted, monkeypatch, capsys):
+    line = [{"step": i, "images_per_second": 80.0} for i in (5, 10)] + [{"step": 30, "twins/coherent": 0.3}]
+    machine = planted(lambda told, seed: (0, line))
+    left = lock(Path("s/calibration/self-0/lock"), "held")
+    left.__enter__()
+    Path("s/calibration/self-0/log.jsonl").write_text("of before\n")
+    looks = []
+
+    def look(seconds):
+        looks.append(Path("s/calibration/self-0/log.jsonl").exists() and not machine.said)
+        if len(looks) == 3:
+            left.__exit__(None, None, None)
+
+    monkeypatch.setattr(record.Study, "hold", staticmethod(lambda folder: contextlib.nullcontext()))
+    monkeypatch.setattr(runs.time, "sleep", look)
+    verbs.compare("sagan", **SAGAN, vary=["attention=none,self"], seeds=2, study="s", equal="time")
+    assert looks[:3] == [True] * 3
+    assert "s/calibration/self-0 is still written by a process of before; waiting for its end\n" in capsys.readouterr().out
+
+
+def test_a_stop_while_calibrating_says_of_no_runs(planted, capsys):
+    def found(told, seed):
+        os.kill(os.getpid(), signal.SIGINT)
+        return 130, []
+
+    machine = planted(found)
+    asked = {"vary": ["attention=none,self"], "seeds": 2, "study": "s", "equal": "time"}
+    assert verbs.compare("sagan", **SAGAN, **asked).signal == signal.SIGINT
+    out = capsys.readouterr().out
+    assert "runs to make, 1 side by side" not in out
+    assert "stopped with 0 seeds complete and 4 runs to make; say the same command again to go on" in out
+    assert len(machine.said) == 1
+
+
+def test_a_stop_while_images_are_decoded_leaves_no_study(planted, monkeypatch):
+    machine = planted(better)
+    monkeypatch.setattr(training, "decoded", lambda plan, options: Outcome(0, signal.SIGTERM))
+    found = verbs.compare("sagan", **SAGAN, vary=["attention=none,self"], study="s")
+    assert (found.result, found.signal) == (None, signal.SIGTERM)
+    assert machine.said == []
+    assert not Path("s/study.json").exists()
+
+
 def test_an_outcome_is_chosen_by_name(planted):
     log = [{"step": 4, "twins/coherent": 0.5, "twins/valid": 0.7, "score/Fréchet[random-conv]": 2.0, "score/KID[random-conv]": 0.1}]
     planted(lambda told, seed: (0, log))
@@ -252,10 +447,36 @@ def test_an_outcome_is_chosen_by_name(planted):
     ):
         found = verbs.compare("sagan", **SAGAN, **asked, outcome=name, study=f"s-{name}".replace("/", "-")).result["outcome"]
         assert (found["key"], found["better"], found["unit"]) == (key, better, unit)
-    with pytest.raises(UserError, match=r"the run's log has no FID; there are: score/Fréchet\[random-conv\], "):
-        verbs.compare("sagan", **SAGAN, **asked, outcome="FID", study="f")
-    with pytest.raises(UserError, match="no outcome called 'top-1 accuracy'; there are: FID"):
-        verbs.compare("sagan", **SAGAN, **asked, outcome="top-1 accuracy")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "line"),
+    [
+        ("sagan", {"outcome": "FID"}, "these runs, scored by random-conv, have no FID; there are: coherent, .*Fréchet, KID$"),
+        (
+            "sagan",
+            {"outcome": "Fréchet", "score_features": "inception"},
+            "by inception, have no Fréchet; there are: .*FID, KID$",
+        ),
+        ("sagan", {"outcome": "top-1 accuracy"}, "no outcome called 'top-1 accuracy'; there are: Fréchet, KID, coherent"),
+        ("sagan", {"outcome": "coherent", "channels": 1}, "no outcome called 'coherent'; there are: Fréchet, KID$"),
+        (
+            "imagewoof",
+            {"outcome": "top-5 accuracy"},
+            "a classifier of 2 classes, have no top-5 accuracy; there are: top-1",
+        ),
+        ("imagewoof", {"outcome": "PSNR"}, "a classifier of 2 classes, have no PSNR; there are: top-1 accuracy, loss$"),
+        ("autoencoder", {"outcome": "top-1 accuracy"}, "learnt without labels, have no top-1 accuracy; there are: PSNR, L1, MSE$"),
+        ("autoencoder", {"outcome": "FID"}, "no outcome called 'FID'; there are: L1, MSE, PSNR$"),
+    ],
+)
+def test_an_outcome_that_no_run_will_have_is_refused_before_any(recipe, options, line, photos, planted, monkeypatch):
+    machine = planted(better)
+    monkeypatch.setattr(training, "decoded", None)  # nor is an image decoded
+    data = SAGAN if recipe == "sagan" else {"data": "photos", "batch": 4, "resolution": 32}
+    with pytest.raises(UserError, match=line):
+        verbs.compare(recipe, **data, vary=["attention=none,self"], study="s", **options)
+    assert machine.said == []
 
 
 def test_the_grades_are_those_of_the_probes():
@@ -274,6 +495,15 @@ def test_the_grades_are_those_of_the_probes():
         ({"widht": 3}, "no knob called 'widht'; did you mean 'width'?"),
         ({"data": "nowhere"}, "nowhere"),
         ({"batch": 60_000}, "fewer than a batch of 60000; take --batch 50000"),
+        ({"vary": ["batch=16,60000"], "batch": 64}, "50,000 images are fewer than a batch of 60000; take --batch 50000"),
+        ({"vary": ["accumulate=1,3"], "batch": 16}, "a batch of 16 cannot be cut into 3 micro-batches"),
+        ({"vary": ["accumulate=1,0"], "batch": 16}, "accumulate 0 is not a whole number from 1 on"),
+        ({"vary": ["attention=none,,self"]}, "has an empty value"),
+        ({"log_every": 0}, "--log-every 0 is not a number of steps"),
+        ({"save_every": 0}, "--save-every 0 is not a number of steps"),
+        ({"score_every": -1}, "--score-every -1 is not a number of steps"),
+        ({"init": "nowhere"}, "--init nowhere: there is no such run folder"),
+        ({"tensorboard": True}, "--tensorboard needs the package 'tensorboard'"),
         ({"device": "cuda:97"}, "cuda|GPU"),
         ({"precision": "fp64"}, "no precision called 'fp64'"),
         ({"equal": "time", "vary": ["steps=2,4"], "steps": 300_000}, "--equal time sets the steps, which are varied"),
@@ -282,8 +512,10 @@ def test_the_grades_are_those_of_the_probes():
         ({"score_every": 5, "recipe": str(PRETENCE), "vary": ["kind=none,good"]}, "makes no samples that could be scored"),
     ],
 )
-def test_what_is_wrong_is_said_before_any_run(options, line, planted):
+def test_what_is_wrong_is_said_before_any_run(options, line, planted, monkeypatch):
     machine = planted(better)
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    monkeypatch.setattr(training, "decoded", None)
     recipe = options.get("recipe", "sagan")
     given = {**(SAGAN if recipe == "sagan" else {"data": "probe:twins"}), "vary": ["attention=none,self"], "study": "s"}
     given |= {name: value for name, value in options.items() if name != "recipe"}
@@ -319,7 +551,7 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path, photos, monkeypatch, caps
     assert cli.main(words) == 0
     said = capsys.readouterr().out
     assert "good − none = +5" in said
-    assert "it helped here" in said
+    assert "equal in each of 2 seeds: no interval; more seeds are needed" in said
     steps = [line["step"] for line in Run.open("s/runs/none-seed0").logged() if "loss" in line]
     assert steps == list(range(1, 21))
     log = Path("s/runs/none-seed0.log").read_text()

@@ -68,6 +68,18 @@ def test_what_is_not_told_apart_says_how_many_seeds_would_do():
     assert none.startswith("self − none = 0 in each of 5 seeds: this outcome tells nothing")
 
 
+@pytest.mark.parametrize("shift", [0.05, -0.05])
+def test_equal_differences_are_no_certainty(shift):
+    """Shares of few images are coarse: the same step in two seeds is no proof."""
+    result = judged({"none": [0.6, 0.65], "self": [0.6 + shift, 0.65 + shift], "simple": [0.61, 0.66]})
+    (apart, other) = result["differences"]
+    size = "+5" if shift > 0 else "−5"
+    assert apart["says"] == f"self − none = {size} points, equal in each of 2 seeds: no interval; more seeds are needed"
+    assert (apart["paired"], apart["holm"], apart["seeds"]) == (1.0, 1.0, None)
+    assert "helped" not in other["says"] + apart["says"]
+    assert verdict.tests(result)[1] == ["self − none", size.removeprefix("+"), *["-"] * 5]
+
+
 def test_many_arms_are_corrected_for():
     """One difference that is clear alone is not, once four are looked at."""
     values = {"none": [0.0, 0.1, 0.2, 0.3], "a": [0.1, 0.15, 0.3, 0.35]}
@@ -85,12 +97,39 @@ def test_a_failed_run_has_the_worst_outcome_and_is_counted():
     none, wild = result["arms"]
     assert wild["values"] == pytest.approx([70, 60, 75])  # the worst of all arms
     assert (wild["failed"], none["failed"]) == ([1], [])
-    assert result["notes"][0] == "1 of 6 runs failed; in means and tests they have the worst outcome of the study, 60"
-    assert result["differences"][0]["says"].endswith("; 1 of 3 runs of wild failed")
+    counted = "in means and tests each counts as the worst finished outcome of the study, 60"
+    assert result["notes"][0] == f"1 of 6 runs failed; {counted}: a mean with failures is a bound, the truth is no better"
+    assert result["differences"][0]["says"].endswith("; 1 of 3 against 0 of 3 failed, p = 1")
     assert verdict.table(result)[2][verdict.table(result)[0].index("failed")] == "1"
     worst = judged({"none": [1.0, 3.0], "wild": [None, 2.0]}, FRECHET)["arms"][1]["values"]
     assert worst == [3.0, 2.0]  # where lower is better
     assert judged({"none": [None, None], "wild": [None, None]}) is None
+
+
+def test_failures_do_not_vanish_and_have_a_test_of_their_own():
+    """Whoever fails has the worst outcome, which may be that of every run that did not."""
+    result = judged({"none": [0.6] * 6, "wild": [None] * 6})
+    (apart,) = result["differences"]
+    equal = "wild − none = 0 points, equal in each of 6 seeds: no interval; more seeds are needed"
+    assert apart["says"] == f"{equal}; 6 of 6 against 0 of 6 failed, p = 0.031"
+    assert apart["failures"] == {"counts": [6, 0], "p": pytest.approx(2 / 2**6), "holm": pytest.approx(2 / 2**6)}
+    assert "tells nothing" not in apart["says"]
+    both = judged({"none": [0.6, None, 0.7], "wild": [0.6, None, 0.7]})["differences"][0]
+    assert both["says"].endswith("1 of 3 against 1 of 3 failed, p = 1")
+    assert "tells nothing" not in both["says"]
+    calm = judged({"none": NONE, "wild": [None] * 5, "self": [0.61, 0.61, 0.63, 0.61, 0.61]})["differences"]
+    assert calm[0]["failures"]["holm"] == pytest.approx(2 * calm[0]["failures"]["p"])  # two differences are looked at
+    assert "failures" not in calm[1]
+
+
+def test_times_that_came_out_unequal_are_told():
+    data = study({"none": [0.6, 0.7], "self": [0.6, 0.65]})
+    data["plan"]["equal"] = "time"
+    note = "by more than 10 %: none 8.3 min, self 10 min"
+    assert not any(note in each for each in verdict.judge(data, [0, 1])["notes"])
+    for run in data["runs"]:
+        run["seconds_a_step"] *= 1.2 if run["arm"] == "self" else 1
+    assert any(note in each for each in verdict.judge(data, [0, 1])["notes"])
 
 
 def test_a_cut_study_is_judged_by_its_complete_seeds():
@@ -141,7 +180,7 @@ def test_the_page_stands_alone_and_escapes():
     assert html.count("<svg") == 2
     assert html.count('class="dot') == 3 + 2 + 3
     assert html.count('class="failed') == 1
-    assert "1 of 3 runs of self failed" in html
+    assert "1 of 3 against 0 of 3 failed" in html
     assert "prefers-color-scheme:dark" in html
     assert "@media print" in html
     early = page(study({"none": [0.6, ""], "self": ["", ""]}), None)
