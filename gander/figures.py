@@ -2,6 +2,8 @@
 
 from gander import figures, look
 figures.attention(look.maps(model, images), "where it looks").save("look.png")
+
+And of what a discriminator says of pixels and boxes: `figures.verdicts(images, discriminator.verdicts(images))`.
 """
 
 import math
@@ -11,7 +13,9 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
+from gander.cutmix import Regions, Verdicts
 from gander.grids import to_bytes
 from gander.look import LayerMaps, Maps
 
@@ -55,16 +59,57 @@ def heading(layer: LayerMaps) -> str:
 
 
 def overlay(
-    image: UInt8[np.ndarray, "h w c"], heat: Float[np.ndarray, "k l"], *, signed: bool = False
+    image: UInt8[np.ndarray, "h w c"], heat: Float[np.ndarray, "k l"], *, signed: bool = False, top: float | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The image in grey at the size of a panel, and over it the map in colours: shares from 0 to the largest, or -largest to it."""
+    """The image in grey at the size of a panel, and over it the map in colours: shares from 0 to the largest, or -largest to it.
+
+    `top` is the end of the colours in the place of the map's own largest.
+    """
     side = _panel_size(image.shape[:2])
     grey = np.asarray(_resized(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).convert("L"), side), np.float64)
-    top = np.abs(heat).max() or 1.0
+    top = top or np.abs(heat).max() or 1.0
     level = (heat / top + 1) / 2 if signed else heat / top
     level = _cells(level, side)
     colours = _colours(RDBU if signed else VIRIDIS, level)
     return np.round((1 - STRENGTH) * grey[..., None] + STRENGTH * colours).astype(np.uint8)
+
+
+def verdicts(images: Float[Tensor, "b c h w"], said: Verdicts, regions: Regions | None = None, title: str = "") -> Image.Image:
+    """For each image a row: itself, with the true boxes of what is fake where `regions` are known; what is said of its pixels, red
+    where fake, blue where real, pale where nothing is sure; and the boxes found, those with a score above ½ or else the best.
+    """
+    panels, rows = to_bytes(images), []
+    pixels = None if said.pixels is None else said.pixels.detach().float().cpu()
+    for i, image in enumerate(panels):
+        true = regions.boxes[i][regions.there[i]].cpu().numpy() if regions else np.zeros((0, 4))
+        row = [_boxed(image, true, ["" for _ in true], "its fake boxes" if regions else "")]
+        if pixels is not None:
+            heat = (-pixels[i, 0] / 2).tanh().numpy()  # P(fake) - P(real)
+            right = ((heat < 0) == regions.real[i, 0].cpu().numpy()).mean() if regions else None
+            words = f"{(heat < 0).mean():.0%} called real" if right is None else f"{right:.0%} of pixels are right"
+            row.append(_captioned(Image.fromarray(overlay(image, heat, signed=True, top=1.0)), words))
+        if said.boxes is not None and said.scores is not None:
+            scores = said.scores[i].detach().float().sigmoid().cpu()
+            chosen = [k for k in scores.argsort(descending=True).tolist() if scores[k] > 0.5] or [int(scores.argmax())]
+            found = said.boxes[i].detach().float().cpu()[chosen].numpy()
+            row.append(_boxed(image, found, [f"{scores[k]:.2f}" for k in chosen], f"{len(chosen)} of {len(scores)} boxes"))
+        rows.append(_beside(row))
+    return _framed([_line(title, TITLE, "#000000"), *rows] if title else rows)
+
+
+def _boxed(image: np.ndarray, boxes: np.ndarray, words: Sequence[str], caption: str) -> Image.Image:
+    """The image with boxes (centre x, centre y, width, height), in shares of it, drawn on it."""
+    shape = image.squeeze(2) if image.shape[2] == 1 else image
+    panel = _resized(Image.fromarray(shape).convert("RGB"), _panel_size(image.shape[:2]))
+    draw = ImageDraw.Draw(panel)
+    for number, ((x, y, w, h), word) in enumerate(zip(boxes * ([*panel.size] * 2), words, strict=True)):
+        left, top, right, bottom = x - w / 2, y - h / 2, max(x - w / 2, x + w / 2 - 1), max(y - h / 2, y + h / 2 - 1)
+        for inset, colour in ((0, "#000000"), (1, DOTS[number % len(DOTS)]), (2, DOTS[number % len(DOTS)]), (3, "#000000")):
+            if right - left > 2 * inset and bottom - top > 2 * inset:
+                draw.rectangle((left + inset, top + inset, right - inset, bottom - inset), outline=colour)
+        if word:
+            draw.text((left + 6, top + 5), word, fill="#ffffff", stroke_fill="#000000", stroke_width=2, font=_font(SMALL))
+    return _captioned(panel, caption)
 
 
 def _cells(level: np.ndarray, side: tuple[int, int]) -> np.ndarray:

@@ -9,6 +9,7 @@ from torch import nn
 
 from gander import figures, look
 from gander.attention import SpatialSoftmaxGate
+from gander.cutmix import Regions, Verdicts
 from gander.grids import to_bytes
 
 LOW, HIGH = (np.array(list(bytes.fromhex(figures.VIRIDIS.split()[i]))) for i in (0, -1))
@@ -133,3 +134,23 @@ def test_a_frame_has_its_image_and_a_bar_for_the_way():
     assert whole.shape[1] == 256
     assert (whole[:128] == (0x20, 0x40, 0x60)).all()
     assert (whole[131 + 1] == (0x00, 0x72, 0xB2)).all(1).sum() == 128
+
+
+def test_verdicts_are_drawn_where_they_are_said():
+    """An 8 × 8 image, its left half fake: 20 px of the panel for each of its own."""
+    real = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    real[..., 4:] = True
+    box = torch.tensor([[[0.25, 0.5, 0.5, 1.0]]])
+    said = Verdicts(torch.zeros(1), torch.where(real, 9.0, -9.0), torch.cat([box / 2, box], 1), torch.tensor([[-3.0, 4.0]]))
+    grey = torch.zeros(1, 3, 8, 8)
+    whole = np.asarray(figures.verdicts(grey, said, Regions(real, box, torch.ones(1, 1, dtype=torch.bool)), "title")).astype(int)
+    top = figures.MARGIN + figures.TITLE + 7 + figures.GAP // 2
+    panels = [whole[top : top + 160, left : left + 160] for left in (figures.MARGIN + i * (160 + figures.GAP) for i in range(3))]
+    red, blue = (panels[1][80, x] for x in (40, 120))
+    assert red[0] > red[2] + 40
+    assert blue[2] > blue[0] + 40
+    for panel in (panels[0], panels[2]):
+        assert (panel[0, :80] == 0).all()
+        assert (panel[0, 80:] == panel[80, 120]).all()
+    bare = figures.verdicts(grey, Verdicts(torch.zeros(1), None, None, None))
+    assert bare.width == 160 + 2 * figures.MARGIN

@@ -2,6 +2,7 @@
 
 from gander.layers.activations import RootTanh
 from gander.layers.blur_pool import BlurPool2d
+from gander.layers.minibatch_stddev import MinibatchStddev, minibatch_stddev
 from gander.layers.norms import BatchNorm, ConditionalBatchNorm, has_batch_statistics
 from gander.layers.positions import LearnedPositions, SinusoidalPositions, rotary, sinusoidal
 from gander.layers.resampling import DownConv2d, UpConv2d
@@ -16,6 +17,7 @@ __all__ = [
     "ConditionalBatchNorm",
     "DownConv2d",
     "LearnedPositions",
+    "MinibatchStddev",
     "ReversibleSequence",
     "RootTanh",
     "ScalarNorm",
@@ -25,6 +27,7 @@ __all__ = [
     "by_step",
     "fold",
     "has_batch_statistics",
+    "minibatch_stddev",
     "refresh",
     "rotary",
     "sigmas",

@@ -4,6 +4,8 @@
 
 W is the weight as a matrix, (out, everything else); u and v are its first singular vectors as power iteration knows them.
 Gradients flow through σ, never through u and v. Miyato et al. 2018, https://arxiv.org/abs/1802.05957.
+
+With `scale="initial"` the quotient is times σ at birth: ViTGAN's improved spectral norm, W̄ = σ(W_init) · W / σ(W).
 """
 
 import contextlib
@@ -17,15 +19,19 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
+from gander.errors import unknown
+
 EPS = 1e-12
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+SCALES = ("one", "initial")
 NORMED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear, nn.Embedding)
 
 
 class SpectralNorm(nn.Module):
     """The parametrisation of one weight: W -> W / σ. `spectral_norm` puts it in place.
 
-    Born as torch's is: u and v start normal (drawn from torch's global generator, u first) and go through 15 iterations.
+    Born as torch's is: u and v start normal (drawn from torch's global generator, u first) and go through 15 iterations, 50 for an
+    initial scale.
     With `by_step` False (a foreign loop) each forward in training mode makes one iteration, as torch's does; with
     `by_step` True no forward does, and `refresh` is the only moment u and v change. In eval mode they never move.
 
@@ -36,12 +42,14 @@ class SpectralNorm(nn.Module):
         weight: the weight to come, of any layout; on the meta device u and v are as empty as it is.
         transposed: the out axis is the second, as in transposed convolutions; else the first.
         groups: of a transposed convolution, so that its matrix is (out, in/groups · k · k), as for a convolution.
+        scale: what the largest singular value becomes: one, or the initial one, kept as a buffer.
     """
 
     u: Tensor
     v: Tensor
+    initial: Tensor | None
 
-    def __init__(self, weight: Tensor, *, transposed: bool = False, groups: int = 1) -> None:
+    def __init__(self, weight: Tensor, *, transposed: bool = False, groups: int = 1, scale: str = "one") -> None:
         super().__init__()
         self.transposed, self.groups = transposed, groups
         self.by_step = False
@@ -51,17 +59,19 @@ class SpectralNorm(nn.Module):
             self.register_buffer("u", F.normalize(u, dim=0, eps=EPS))
             self.register_buffer("v", F.normalize(v, dim=0, eps=EPS))
         if not weight.is_meta:
-            self.iterate(weight, 15)
+            self.iterate(weight, 15 if scale == "one" else 50)  # what is kept for good should be nearer to the truth
+        self.register_buffer("initial", _alive(self.sigma(weight.detach())).to(weight.dtype) if scale == "initial" else None)
 
     def forward(self, weight: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
         if self.training and not self.by_step:
             self.iterate(weight)
-        u, v = self.u, self.v
+        u, v, initial = self.u, self.v, self.initial
         if not self.by_step:  # DistributedDataParallel writes into buffers before each forward: the graph needs its own
-            u, v = u.clone(), v.clone()
+            u, v, initial = u.clone(), v.clone(), None if initial is None else initial.clone()
         # apply alone takes as long as the work on a small weight: only where a gradient is wanted
         divide = _Divide.apply if torch.is_grad_enabled() and weight.requires_grad else _Divide.forward
-        return divide(weight, u, v, self.transposed, self.groups)[0]
+        normed = divide(weight, u, v, self.transposed, self.groups)[0]
+        return normed if initial is None else normed * initial
 
     def sigma(self, weight: Float[Tensor, " *shape"]) -> Float[Tensor, ""]:
         """uᵀ W v as it stands."""
@@ -100,7 +110,7 @@ class _Divide(torch.autograd.Function):
         with _no_autocast(weight):
             sigma = _sigma(weight, u, v, transposed, groups)
             # a product: a division of all entries is not as quick
-            return (weight * torch.where(sigma.abs() > EPS, sigma, 1).reciprocal()).to(weight.dtype), sigma
+            return (weight * _alive(sigma).reciprocal()).to(weight.dtype), sigma
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -116,7 +126,7 @@ class _Divide(torch.autograd.Function):
             if torch.is_grad_enabled():
                 sigma = _sigma(weight, u, v, transposed, groups)
             wide, alive = sigma.dtype, sigma.abs() > EPS
-            inverse = torch.where(alive, sigma, 1).reciprocal()
+            inverse = _alive(sigma).reciprocal()
             gradient = gradient.to(wide)
             through_sigma = torch.where(alive, -_inner(gradient, weight.to(wide)) * inverse.square(), 0)
             result = gradient * inverse
@@ -127,6 +137,10 @@ class _Divide(torch.autograd.Function):
                 columns = columns.movedim(0, -1).contiguous().movedim(-1, 0)
             blocks.addcmul_(rows, columns)
         return result.to(weight.dtype), None, None, None, None
+
+
+def _alive(sigma: Tensor) -> Tensor:
+    return torch.where(sigma.abs() > EPS, sigma, 1)
 
 
 def _sigma(weight: Tensor, u: Tensor, v: Tensor, transposed: bool, groups: int) -> Tensor:
@@ -195,7 +209,7 @@ def everywhere(name: str, module: nn.Module) -> bool:
     return True
 
 
-def spectral_norm(module: nn.Module, where: Callable[[str, nn.Module], bool] = everywhere) -> nn.Module:
+def spectral_norm(module: nn.Module, where: Callable[[str, nn.Module], bool] = everywhere, *, scale: str = "one") -> nn.Module:
     """Divide every weight of `module` by its largest singular value, in place, and hand `module` back.
 
     The weights are those of Conv1d-3d, ConvTranspose1d-3d, Linear and Embedding, each as the matrix (out, everything
@@ -213,10 +227,15 @@ def spectral_norm(module: nn.Module, where: Callable[[str, nn.Module], bool] = e
     Args:
         module: a finished network, or one layer.
         where: of (name, layer), as from `module.named_modules()`: which layers to take; all by default.
+        scale: `one`, or `initial`: the weights stay as they are, and their largest singular values are held where they are
+            now (Lee et al. 2021, ViTGAN, https://arxiv.org/abs/2107.04589: at one, discriminators of attention collapse).
 
     Raises:
         ValueError: for a lazy layer that has no shape yet.
+        UserError: for another `scale`.
     """
+    if scale not in SCALES:
+        raise unknown("scale of spectral norm", scale, SCALES)
     for name, layer in list(module.named_modules()):
         if not isinstance(layer, NORMED) or _has_spectral_norm(layer) or not where(name, layer):
             continue
@@ -224,7 +243,7 @@ def spectral_norm(module: nn.Module, where: Callable[[str, nn.Module], bool] = e
         if isinstance(weight, nn.UninitializedParameter):
             raise ValueError(f"{name or 'the layer'} has no shape yet: run one batch through it, then apply spectral_norm")
         groups = layer.groups if isinstance(layer, TRANSPOSED) else 1
-        norm = SpectralNorm(weight, transposed=isinstance(layer, TRANSPOSED), groups=groups)
+        norm = SpectralNorm(weight, transposed=isinstance(layer, TRANSPOSED), groups=groups, scale=scale)
         _own_class(layer)
         # unsafe: the check would read the weight, which is an iteration
         parametrize.register_parametrization(layer, "weight", norm, unsafe=True)

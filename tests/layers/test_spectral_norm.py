@@ -7,6 +7,7 @@ from processes import run
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
+from gander.errors import UserError
 from gander.layers import by_step, fold, refresh, sigmas, spectral_norm
 from gander.layers.spectral_norm import SpectralNorm, _matrix, _out_first
 
@@ -320,6 +321,57 @@ def test_on_the_meta_device():
     assert net(x).is_meta
     refresh(net)
     assert all(value.is_meta for value in sigmas(net).values())
+
+
+# The initial scale
+
+
+@kinds
+def test_at_birth_the_initial_scale_changes_nothing_and_then_holds_the_largest_singular_value(kind):
+    layer, x = make(kind)
+    weight, before = layer.weight.detach().clone(), layer(x)
+    true = torch.linalg.svdvals(matrix(layer, weight))[0]
+    by_step(spectral_norm(layer, scale="initial"))
+    torch.testing.assert_close(layer(x), before)
+    with torch.no_grad():
+        original(layer).mul_(3).add_(0.1 * torch.randn(weight.shape))
+    refresh(layer, 300)
+    torch.testing.assert_close(layer.weight, norm_of(layer).initial * original(layer) / sigmas(layer)[""])
+    torch.testing.assert_close(torch.linalg.svdvals(matrix(layer, layer.weight.detach()))[0], true, rtol=0.05, atol=0)
+
+
+def test_the_initial_scale_is_saved_folded_and_has_second_derivatives():
+    layer, x = spectral_norm(nn.Linear(5, 4), scale="initial").eval(), torch.randn(2, 5)
+    with torch.no_grad():
+        original(layer).mul_(2)
+    refresh(layer)
+    twin = spectral_norm(nn.Linear(5, 4), scale="initial").eval()
+    twin.load_state_dict(layer.state_dict())
+    assert torch.equal(twin(x), layer(x))
+    torch.testing.assert_close(fold(copy.deepcopy(layer))(x), layer(x))
+    assert "initial" not in str(spectral_norm(nn.Linear(5, 4)).state_dict().keys())
+    norm = norm_of(layer).double()
+    assert torch.autograd.gradgradcheck(norm, original(layer).detach().double().requires_grad_())
+
+
+def test_the_initial_scale_in_a_foreign_loop():
+    """Two forwards, a write into the buffers between forward and backward, weights of zeros."""
+    net, x = spectral_norm(network(), scale="initial"), torch.randn(2, 3, 8, 8)
+    loss = net(x).mean() + net(x).mean()
+    for buffer in net.buffers():
+        buffer.copy_(buffer.clone())
+    loss.backward()
+    layer = nn.Linear(4, 3)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    layer = spectral_norm(layer, scale="initial")
+    layer(torch.ones(2, 4)).sum().backward()
+    torch.testing.assert_close(original(layer).grad, torch.full((3, 4), 2.0))
+
+
+def test_another_scale_is_refused_in_one_line():
+    with pytest.raises(UserError, match="no scale of spectral norm called 'inital'; did you mean 'initial'"):
+        spectral_norm(network(), scale="inital")
 
 
 # Copies, files, precision
