@@ -94,7 +94,11 @@ def main() -> int:
     }.items():
         print(f"{words:>22}: " + "   ".join(f"{ARMS[attention]} {last[attention][name]:.0%}" for attention in ARMS))
     print(f"\n{time.time() - started:.0f} s. Look at both: {side_by_side(STEPS)}")
-    print(f"Over time: {FOLDER}/full/samples and {FOLDER}/residual/samples. One seed proves nothing: see benchmarks/ for five.")
+    report = FOLDER / "report.html"
+    words = [sys.executable, "-m", "gander", "report", *(str(FOLDER / attention) for attention in ARMS), "--out", str(report)]
+    subprocess.run([*words, "--device", "cpu"], check=True, stdout=subprocess.DEVNULL)
+    print(f"Both over time, and where attention looks: {report.resolve().as_uri()}")
+    print("One seed proves nothing: see benchmarks/ for five.")
     return 0
 
 

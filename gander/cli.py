@@ -6,7 +6,7 @@ import inspect
 import io
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from gander import __version__
@@ -20,11 +20,18 @@ VERBS = {
     "train": "train a recipe on a folder of images, or go on with a run",
     "sample": "images from a trained run: a sheet, files, a film strip, a GIF",
     "score": "how good a run's samples are: Fréchet and kernel distance, precision and recall, memorisation",
+    "look": "where a run's attention layers look, on samples and real images; the film of its training",
+    "report": "one HTML file of a run, or of several side by side: to look at, to mail, to print",
+    "serve": "a live page of a run: samples, the way between them, where attention looks",
+    "predict": "labels and probabilities that a classifier gives a folder of images, as a table",
+    "lr": "how high a learning rate a classifier or auto-encoder bears: a picture and a suggestion",
+    "compare": "does a knob matter? train every arm over several seeds, test the differences, say it plainly",
     "check": "what is in a folder, zip or data set of images",
     "cp": "copy a recipe to a file of your own",
     "doctor": "what works on this machine",
 }
-WITH_KNOBS = ("train", "show")
+WITH_KNOBS = ("train", "show", "lr", "compare")
+REPEATED = ("vary",)  # flags that may be given several times
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")  # how torch says it of a CPU
 
 
@@ -86,9 +93,12 @@ def _run(words: list[str]) -> int:
     knobs = _knobs(given["recipe"]) if verb in WITH_KNOBS else {}
     places = several or [f"{p.name.upper()} ..." for p in parameters if p.kind is p.VAR_POSITIONAL]
     program = f"gander {verb} {' '.join([*given.values(), *places])}".strip()
-    values = _parse(program, function, _flags(function), knobs, words)
+    flags = _flags(function)
+    if verb == "compare":  # all that train is told may stand there, but for what the runs differ in
+        flags = {name: flag for name, flag in _flags(verbs.train).items() if name not in ("run", "seed")} | flags
+    values = _parse(program, function, flags, knobs, words)
     outcome = function(*given.values(), *several, **values)
-    return 128 + outcome.signal if verb == "train" and outcome.signal else 0
+    return 128 + stopped if (stopped := getattr(outcome, "signal", 0)) else 0
 
 
 def _overview() -> str:
@@ -123,7 +133,12 @@ def _flags(function: Callable) -> dict[str, Flag]:
 
     hints, helps = get_type_hints(function), recipes.arguments(function.__doc__ or "")
     options = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    return {p.name: (hints[p.name], p.default, helps.get(p.name, "")) for p in options}
+    return {p.name: (_in_words(hints[p.name]), p.default, helps.get(p.name, "")) for p in options}
+
+
+def _in_words(kind: Any) -> Any:
+    """The part of a type that can be typed: `Sequence[str] | Mapping[...]` is words; a mapping is for Python."""
+    return tuple[str, ...] if any(get_origin(part) is Mapping for part in get_args(kind)) else kind
 
 
 def _knobs(recipe: str) -> dict[str, Flag]:
@@ -171,11 +186,18 @@ def _made(name: str, fields: dict[str, Flag]) -> type:
     return dataclasses.make_dataclass(
         name,
         [
-            (key, Annotated[kind, tyro.conf.arg(help=text, metavar=_metavar(kind))])
+            (key, Annotated[_repeated(kind) if key in REPEATED else kind, tyro.conf.arg(help=text, metavar=_metavar(kind))])
             + ((dataclasses.field(default=default),) if default is not required else ())
             for key, (kind, default, text) in sorted(fields.items(), key=lambda item: item[1][1] is not required)
         ],
     )
+
+
+def _repeated(kind: Any) -> Any:
+    """Of a flag that may be given several times."""
+    import tyro
+
+    return Annotated[kind, tyro.conf.UseAppendAction]
 
 
 def _metavar(kind: Any) -> str | None:

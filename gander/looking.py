@@ -154,9 +154,7 @@ def _real(run: Run, data: str | None, side: int, classes: list[str] | None, labe
         if not data and dataset.fingerprint != trained.get("fingerprint") and source.kind != "probe":
             dataset = prepare(cut(source, "training"), side, **options)  # what is left where a tenth was held out
         if not data and dataset.fingerprint != trained.get("fingerprint"):
-            raise UserError(
-                f"{shown(where)} holds others than those trained on; --data {shown(where)} says that they are meant"
-            )
+            raise UserError(f"{shown(where)} holds others than those trained on; --data {shown(where)} says that they are meant")
         if label is not None and not (dataset.labels == label).any():
             raise UserError(f"{shown(where)} has no image of class {label}")
         return dataset, ""

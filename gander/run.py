@@ -4,6 +4,10 @@ run.json               recipe, knobs, facts, seed, data, versions, machine, comm
 log.jsonl              one object a line, appended by whole lines; a torn last line is ignored
 checkpoints/<step>/    what `gander.train.checkpoint` writes
 samples/               grids of fixed latents over time, and what `gander sample` makes
+predictions.csv        what `gander predict` made of images, the last time
+exam.json              what a learner that is examined made of held-out images, the last time
+look/                  where the attention layers look, and the film of training; what report shows of networks
+report.html            what `gander report` makes of all these: one page that needs no other file
 """
 
 import json
@@ -25,7 +29,7 @@ from gander.files import lock, read_json, write_atomic, write_json
 # What may change when a run goes on; all else in run.json must be what it was.
 FREE = ("command", "versions", "machine", "created", "device", "name", "where")
 DESCRIBED: dict[str, type] = {"recipe": str, "knobs": dict, "facts": dict, "seed": int}  # what run.json has at least
-PARTS = ("run.json", "log.jsonl", "lock", "checkpoints", "samples", "tensorboard")  # that a run may write
+PARTS = ("run.json", "log.jsonl", "lock", "checkpoints", "samples", "look", "report.html", "tensorboard")  # that a run may write
 MAX_LINE = 1 << 20  # bytes of a line of the log
 
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gander.errors import UserError
+from gander.lr_finder import lr
+from gander.predicting import predict
 from gander.run import Run
+from gander.study import compare
 from gander.training import train
 
 say: Callable[..., None] = print
@@ -117,7 +120,7 @@ def score(
     *what: str,
     data: str | None = None,
     split: str | None = None,
-    features: Literal["inception", "dinov2", "random-conv"] | None = None,
+    features: str | None = None,
     weights: str | None = None,
     resize: Literal["tf1", "clean"] | None = None,
     samples: int | None = None,
@@ -138,7 +141,8 @@ def score(
     Args:
         data: the real images, a folder or zip (or a .safetensors file of --save-reference); by default the run's own.
         split: which of their splits; by default that of the run, else train.
-        features: the network that makes vectors of images; by default inception where its weights are, else random-conv.
+        features: what makes vectors of images: inception, dinov2, random-conv, or the folder of a classifier's run; by default
+            inception where its weights are, else random-conv.
         weights: file of the reference Inception weights, with which figures are called FID and IS; for dinov2 of its own.
         resize: of images for Inception: tf1 is that of published figures, clean is antialiased (Parmar et al. 2021).
         samples: how many; by default 10,000 of a run, all images of a folder, 50,000 at most.
@@ -202,6 +206,139 @@ def score(
     return results
 
 
+def look(
+    run: str,
+    *,
+    data: str | None = None,
+    images: int = 4,
+    positions: tuple[tuple[int, int], ...] | None = None,
+    points: int = 4,
+    step: int | None = None,
+    network: Literal["ema", "live"] = "ema",
+    seed: int = 0,
+    label: str | None = None,
+    film: bool = False,
+    out: str | None = None,
+    device: str | None = None,
+    recipe: str | None = None,
+) -> list[Path]:
+    """Where a run's attention layers look, on samples and on real images; or the film of its training.
+
+    Args:
+        run: folder of the run.
+        data: the real images, a folder or zip; by default the run's own.
+        images: how many of each kind.
+        positions: where to look from, y x of each in pixels: 12 20 5 5 are two. By default --points of each image.
+        points: how many positions that differ in colour and place are chosen, where none are named.
+        step: of which checkpoint; by default the last.
+        network: the averaged generator (ema), or the one that was trained (live).
+        seed: of the samples, and of which real images.
+        label: a class, by name or number; by default all.
+        film: make a GIF of the grids of samples over training instead.
+        out: folder for the pictures; by default look in the run's.
+        device: as for train.
+        recipe: the file of your own recipe, where the run was made by one.
+    """
+    from gander import distributed, looking
+
+    the_run, place = Run.open(run), Path(out) if out else None
+    if film:
+        path, frames = looking.film(the_run, place)
+        say(f"{frames} grids of samples in {path}")
+        return [path]
+    folder = looking.folder_for(the_run, place)
+    asked: dict[str, Any] = {"data": data, "images": images, "positions": positions, "points": points, "step": step}
+    asked |= {"network": network, "seed": seed, "label": label, "device": distributed.device(device), "recipe": recipe}
+    sights, left_out = looking.look_at(the_run, **asked)
+    paths = looking.draw(the_run, sights, folder)
+    say("\n".join([*looking.table(sights), ""]))
+    for sight, path in zip(sights, paths, strict=True):
+        say(f"{sight.network} on {sight.shown}: {path}")
+    if left_out:
+        say(left_out)
+    return paths
+
+
+def report(
+    *runs: str,
+    out: str | None = None,
+    data: str | None = None,
+    step: int | None = None,
+    device: str | None = None,
+    recipe: str | None = None,
+) -> Path:
+    """One HTML file of a run that needs no network and no other file; of several runs, side by side.
+
+    Args:
+        out: the file; by default report.html in the run's folder, of several runs ./report.html.
+        data: the real images that the networks are shown, a folder or zip; by default the run's own.
+        step: of which checkpoint the attention maps are; by default the last.
+        device: as for train.
+        recipe: the file of your own recipe, where a run was made by one.
+    """
+    from gander import distributed, explorer, recipes
+    from gander import report as pages
+
+    if not runs:
+        raise UserError("gander report wants a run first: gander report RUN")
+    studies = [Path(run) for run in runs if (Path(run) / "study.json").is_file()]
+    if studies and len(runs) > 1:
+        raise UserError(f"{studies[0]} is a study, which has a page of its own; name runs alone, as those in {studies[0]}/runs")
+    if studies:
+        if not (page := studies[0] / "study.html").is_file():
+            raise UserError(f"{studies[0]} is a study without its page; gander compare makes it")
+        say(f"{runs[0]} is a study; its page is {page}")
+        return page
+    found = [Run.open(run) for run in runs]
+    path = Path(out) if out else found[0].folder / "report.html" if len(found) == 1 else Path("report.html")
+    if path.suffix not in (".html", ".htm") or path.is_dir():
+        raise UserError(f"--out {path} is no HTML file; name it like report.html")
+    where, notes, defaults = distributed.device(device), [], []
+    for the_run in found:
+        named = str(the_run.described["recipe"])
+        mine = recipe if named.endswith(".py") else None
+        made, said = explorer.prepare(the_run, data=data, step=step, device=where, recipe=mine)
+        for line in [*(f"made {file}" for file in made), *said]:
+            say(line)
+        notes.append(said)
+        try:
+            defaults.append({name: knob.default for name, knob in recipes.knobs(recipes.load(mine or named)).items()})
+        except UserError:
+            defaults.append({})
+    size = pages.write([the_run.folder for the_run in found], path, defaults=defaults, notes=notes)
+    say(f"{path}, {size / 1e6:.1f} MB: open it in a browser")
+    return path
+
+
+def serve(
+    run: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    step: int | None = None,
+    network: Literal["ema", "live"] = "ema",
+    standing: int = 8,
+    device: str | None = None,
+    recipe: str | None = None,
+) -> None:
+    """A live page of a run: samples, the way between them, and where attention looks. Ctrl-C ends it.
+
+    Args:
+        run: folder of the run.
+        host: the address to listen at; 127.0.0.1 is for this machine alone, 0.0.0.0 for all who can reach it, without a password.
+        port: of that address; 0 takes a free one.
+        step: of which checkpoint; by default the last.
+        network: the averaged generator (ema), or the one that was trained (live).
+        standing: as for sample.
+        device: as for train.
+        recipe: the file of your own recipe, where the run was made by one.
+    """
+    from gander import distributed, serving
+
+    options: dict[str, Any] = {"step": step, "network": network, "standing": standing, "recipe": recipe}
+    serving.serve(Run.open(run), host=host, port=port, device=distributed.device(device), **options)
+
+
 def cp(recipe: str, file: str) -> None:
     """Copy a recipe to a file of your own: change it, then `gander train ./FILE`."""
     from gander import files, recipes
@@ -244,6 +381,12 @@ VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "sample": sample,
     "score": score,
+    "look": look,
+    "report": report,
+    "serve": serve,
+    "predict": predict,
+    "lr": lr,
+    "compare": compare,
     "check": check,
     "cp": cp,
     "doctor": doctor,

@@ -99,6 +99,22 @@ def test_recipes_are_those_of_the_folder():
         ("train sagan --data photos --resolution 16 --ema 1", "ema 1.0 is not"),
         ("train sagan --data photos --resolution 16 --betas 0.5 1.5", "betas"),
         ("train sagan --data photos --score-every 5 --score-features incepton", "score-features"),
+        ("look", "wants a run first"),
+        ("look nowhere", "nowhere does not exist; runs are made by"),
+        ("look photos", "photos is no run"),
+        ("serve", "wants a run first"),
+        ("serve photos", "photos is no run"),
+        ("look photos --positions 3", "positions"),
+        ("compare", "wants a recipe first"),
+        ("compare sagan --data photos", "gander compare sagan needs --vary: KNOB=VALUE"),
+        ("compare sagan --data photos --vary attention=none,self --seeds 1", "an interval needs 2 seeds or more; --seeds 2"),
+        ("compare sagan --data photos --vary attention=none", "leaves nothing to compare with; give two values or more"),
+        ("compare sagan --data photos --vary attenton=none,self", "no knob called 'attenton'; did you mean 'attention'"),
+        ("compare sagan --data photos --vary attention=none,self --widht 3", "no knob called '--widht'; did you mean '--width'"),
+        ("compare sagan --data photos --vary attention=none,self --run x", "no knob called '--run'"),
+        ("compare sagan --data photos --vary attention=none,self --vary width=4,wide", "'wide' is not a value of this knob"),
+        ("compare sagan --data photos --resolution 16 --batch 8 --vary attention=none,sel", "did you mean 'self'"),
+        ("compare sagan --data photos --resolution 16 --batch 8 --vary attention=none,self --cluster slurm", "slurm|submitit"),
         ("score", "wants a run or a folder of images first"),
         ("score nowhere", "nowhere does not exist"),
         ("score photos", "photos is no run, which would know its images; name the real ones: --data FOLDER"),
@@ -108,7 +124,9 @@ def test_recipes_are_those_of_the_folder():
         ("score photos --data nothing --samples 24", "there is no folder or file 'nothing'"),
         ("score photos --data none.safetensors --samples 24", "there is no file none.safetensors"),
         ("score photos --data photos --samples 24 --floor", "held out, and photos has no split"),
-        ("score photos --data photos --features dino", "features"),
+        ("score photos --data photos --samples 24 --features dino", "no features called 'dino'; did you mean 'dinov2'"),
+        ("predict", "wants a run first"),
+        ("lr", "wants a recipe first"),
         ("score photos --data photos --samples 24 --step 3", "--step is for runs, and there is none among photos; leave it out"),
         ("score photos --data photos --samples 24 --seed 3", "--seed is for runs"),
         ("score photos --data photos --samples 24 --truncation 0", "--truncation is for runs"),
@@ -307,7 +325,9 @@ def test_show_prints_the_parameter_counts_of_the_sources(say):
 def test_help_names_the_words_that_a_flag_takes(capsys):
     with pytest.raises(SystemExit):
         cli.main(["score", "--help"])
-    assert "--features {inception,dinov2,random-conv}" in " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--resize {tf1,clean}" in shown
+    assert "inception, dinov2, random-conv, or the folder of a classifier's run" in shown
 
 
 def test_every_knob_has_its_reason():
@@ -390,6 +410,8 @@ def test_the_demo_from_end_to_end(tmp_path):
         assert done.returncode == 0, done.stderr
         assert re.search(r"\n +4 +\d+% +\d+%\n", done.stdout)
         assert "Look at both: runs/demo/demo.png" in done.stdout
+        assert "report.html" in done.stdout
+    assert "2 runs side by side" in (tmp_path / "runs" / "demo" / "report.html").read_text(encoding="utf-8")
     with Image.open(tmp_path / "runs" / "demo" / "demo.png") as picture:
         assert picture.width > 2 * picture.height * 0.9
 

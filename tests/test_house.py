@@ -10,11 +10,12 @@ import gander
 ROOT = Path(gander.__file__).parent
 # The floors of docs/architecture.md. A room is a folder or a file of the package.
 FLOORS = [
-    "errors files distributed draws attention layers losses penalties consistency optimizers probes grids signals metrics",
-    "run data models",
-    "train",
+    "errors files distributed draws attention layers losses penalties consistency cutmix optimizers probes grids signals metrics "
+    "charts",
+    "run data models look",
+    "train figures report",
     "recipes",
-    "estimate doctor sampling scoring training",
+    "estimate doctor sampling predicting scoring serving training lr_finder looking explorer study",
     "verbs",
     "cli",
     "__main__",
@@ -23,7 +24,16 @@ ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.spl
 # What a room may take from its own floor: the ground that all of floor 0 stands on, and what is said in DESIGN.
 NEIGHBOURS = {room: {"errors", "files", "distributed", "draws"} for room in FLOORS[0].split()}
 NEIGHBOURS["attention"] |= {"layers"}
-NEIGHBOURS |= {"doctor": {"estimate"}, "training": {"scoring"}, "scoring": {"sampling"}}
+NEIGHBOURS |= {
+    "doctor": {"estimate"},
+    "training": {"scoring"},
+    "study": {"training", "scoring", "estimate"},
+    "scoring": {"sampling", "predicting"},
+    "lr_finder": {"training"},
+    "serving": {"sampling"},
+    "looking": {"sampling"},
+    "explorer": {"sampling", "looking"},
+}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
