@@ -13,6 +13,8 @@ PENALTIES = ("cr", "bcr", "zcr", "r1", "r2", "wgan_gp")
 AXES = {  # of what a name begins with
     "gamma": "γ, weight of the attention beside its input (no unit)",
     "sigma": "σ, largest singular value (no unit)",
+    "entropy": "entropy of the maps (0: one place, 1: even)",
+    "distance": "mean way to where it looks (pixels)",
     "variety": "spread over a batch (1 is half of black to white)",
 }
 
@@ -48,6 +50,8 @@ def _one(run: Gathered) -> list[Group]:
 
     scores = [_judged(name, [run]) for name in take("score/", "exam/")]
     gammas = _lines("γ of the attention layers", take("gamma/"), AXES["gamma"])
+    looks = [_lines(f"{title} of the attention layers", take(f"{key}/"), AXES[key]) for key, title in
+             (("entropy", "Entropy"), ("distance", "Distance"))]  # fmt: skip
     sigmas = [_movers(network, take(f"sigma/{network}")) for network in ("generator.", "discriminator.", "")]
     variety = _lines("How much images of a batch differ", take("variety/"), AXES["variety"])
     probes = [
@@ -61,7 +65,7 @@ def _one(run: Gathered) -> list[Group]:
     every = {
         "Scores while it trained": [*scores, *probes],
         "Losses": [losses, logits, variety],
-        "Attention and spectral norms": [gammas, *sigmas],
+        "Attention and spectral norms": [gammas, *looks, *sigmas],
         "Gradients, rates, speed": [gradients, *rates],
         "Other numbers of the log": [_judged(name, [run]) for name in left],
     }

@@ -12,7 +12,7 @@ from gander.data.augment import horizontal_flip
 from gander.errors import UserError
 from gander.layers.spectral_norm import by_step, refresh
 from gander.train.belief import load_optimizer
-from gander.train.learner import gammas_and_sigmas
+from gander.train.learner import SEEN, attention, gammas_and_sigmas
 from gander.train.precision import Precision
 
 LOSSES = {"l1": lambda x, y: (x - y).abs().mean(), "mse": lambda x, y: (x - y).square().mean()}
@@ -99,9 +99,10 @@ class Reconstruction:
         return dict(zip(("exam/PSNR", "exam/L1", "exam/MSE"), found, strict=True))
 
     def details(self) -> dict[str, Tensor]:
-        """γ of each attention layer and σ of each normalised weight."""
+        """γ, entropy and distance of each attention layer, and σ of each normalised weight."""
         self.precision.check()
-        return gammas_and_sigmas(self.autoencoder)
+        found = gammas_and_sigmas(self.autoencoder)
+        return found if self.shown is None else found | attention(self.autoencoder, [self.shown[:SEEN]], self.shown.shape[-1])
 
     @property
     def columns(self) -> int:

@@ -14,7 +14,7 @@ from gander.data.crops import centre_crop, draw_boxes, resized_crop
 from gander.errors import UserError
 from gander.layers.spectral_norm import by_step, refresh
 from gander.train.belief import load_optimizer
-from gander.train.learner import gammas_and_sigmas
+from gander.train.learner import SEEN, attention, gammas_and_sigmas
 from gander.train.precision import Precision
 
 RISE, FIRST, LAST = 0.3, 1 / 10, 1e-5  # share of the steps in which the rate rises; its first and last values, in its highest
@@ -99,6 +99,7 @@ class Lesson:
         self.sides = (*progressive, resolution)
         self.slowed = 1.0
         self.precision = Precision("fp32", torch.device("cpu"), ["classifier"])
+        self.shown: Tensor | None = None  # of the last step, for `details`
         self.confusion: Int[Tensor, "k k"] | None = None  # of the last exam: how many images of each class (row) were called what
 
     @property
@@ -118,6 +119,7 @@ class Lesson:
         self.optimizer.zero_grad(set_to_none=True)
         (batch,) = batches
         images = self._crops(step, batch, draw)
+        self.shown = images[-1][:SEEN]
         weights = self._cut(mixup_weights(self.mixup, self._size(batch), draw("mixup"))) if self.mixup else []
         total = torch.zeros((), device=self.precision.device)
         for m, (_, labels) in enumerate(batch):
@@ -198,11 +200,12 @@ class Lesson:
         return {name: value for name, value in found.items() if k > 5 or "top-5" not in name}
 
     def details(self) -> dict[str, Tensor]:
-        """The rate and β₁ of the last step, γ of each attention layer and σ of each normalised weight."""
+        """The rate and β₁ of the last step; γ, entropy and distance of each attention layer, and σ of each normalised weight."""
         self.precision.check()
         group = self.optimizer.param_groups[0]
         found = {"learning_rate": torch.tensor(group["lr"]), "beta1": torch.tensor(group["betas"][0])}
-        return found | gammas_and_sigmas(self.classifier)
+        found |= gammas_and_sigmas(self.classifier)
+        return found if self.shown is None else found | attention(self.classifier, [self.shown], self.shown.shape[-1])
 
     def samples(self, seed: int, count: int | None = None) -> Tensor:
         raise UserError("a classifier makes no images")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gander import distributed, draws
+from gander import distributed, draws, look
 from gander.consistency import CHANGE, Consistency
 from gander.data.augment import Augment, horizontal_flip
 from gander.errors import UserError
@@ -15,9 +15,9 @@ from gander.layers.spectral_norm import by_step, refresh
 from gander.losses import Adversarial
 from gander.train.belief import load_optimizer
 from gander.train.ema import EMA, ready
-from gander.train.learner import gammas_and_sigmas
+from gander.train.learner import SEEN, attention, gammas_and_sigmas
 from gander.train.precision import Precision
-from gander.train.samples import Generator, columns_of, sample, standing_inputs
+from gander.train.samples import Generator, columns_of, latents_of, sample, standing_inputs
 
 Batch = list[tuple[Tensor, Tensor]]
 Penalty = Callable[..., Tensor]
@@ -236,14 +236,26 @@ class Gan:
     def details(self) -> dict[str, Tensor]:
         """What is worth a line in the log beside the losses.
 
-        γ of each attention layer, σ of each normalised weight, how much the images of the last micro-batch vary.
+        γ, entropy and distance of each attention layer, the discriminator's at samples; σ of each normalised weight; how much the
+        images of the last micro-batch vary.
         """
         self.precision.check()
         found = {f"variety/{kind}": _variety(images) for kind, images in self.shown.items()}
         found |= {f"variety/{kind}_colour": _variety(images.mean((2, 3))) for kind, images in self.shown.items()}
         for name, network in (("generator", self.generator), ("discriminator", self.discriminator)):
             found |= gammas_and_sigmas(network, f"{name}.")
-        return found
+        return found | self._attention()
+
+    @torch.no_grad()
+    def _attention(self) -> dict[str, Tensor]:
+        if not any(look.layers(network) for network in (self.generator, self.discriminator)):
+            return {}
+        device = self.precision.device
+        latents, labels = latents_of(self.generator, 0, range(SEEN))
+        inputs = (latents.to(device, next(self.generator.parameters()).dtype), labels.to(device))
+        images = ready(self.generator)(*inputs)
+        found = attention(self.generator, inputs, images.shape[-1], "generator.")
+        return found | attention(self.discriminator, (images, inputs[1]), images.shape[-1], "discriminator.")
 
     @property
     def columns(self) -> int:

@@ -1,13 +1,15 @@
 """What `fit` asks of a learner."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from gander import draws
+from gander import draws, look
 from gander.layers.spectral_norm import sigmas
+
+SEEN, GRID = 4, 4  # images, and positions to each side of them, that the log measures attention over
 
 
 @runtime_checkable
@@ -43,3 +45,23 @@ def gammas_and_sigmas(network: nn.Module, prefix: str = "") -> dict[str, Tensor]
         if name.endswith("gamma") and parameter.numel() == 1
     }
     return found | {f"sigma/{prefix}{name}": sigma for name, sigma in sigmas(network).items()}
+
+
+def attention(network: nn.Module, inputs: Sequence[Tensor | None], side: int, prefix: str = "") -> dict[str, Tensor]:
+    """How far and how widely each layer looks, for the log: `distance/<prefix><layer>` in pixels, `entropy/<prefix><layer>` from 0
+    (one place) to 1 (all alike), as in `gander.look`; of several heads each, `<layer>.0` and on.
+
+    Means over the SEEN images of `inputs` and GRID × GRID positions. Nothing where there is no such layer.
+    """
+    if not look.layers(network):
+        return {}
+    places = [((2 * i + 1) * side // (2 * GRID), (2 * j + 1) * side // (2 * GRID)) for i in range(GRID) for j in range(GRID)]
+    found: dict[str, Tensor] = {}
+    for layer in look.maps(network, inputs, places).layers:
+        for kind, values in (("entropy", layer.entropy), ("distance", layer.distance)):
+            if values is None:
+                continue
+            heads = values.mean((0, 2)) if values.dim() == 3 else values.mean()[None]
+            for head, value in enumerate(heads):
+                found[f"{kind}/{prefix}{layer.name}" + (f".{head}" if len(heads) > 1 else "")] = value
+    return found

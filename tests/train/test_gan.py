@@ -4,12 +4,14 @@ import pytest
 import torch
 from games import GAMES, make, weights
 
-from gander import draws
+from gander import draws, look
+from gander.attention import MultiHeadAttention
 from gander.consistency import Consistency
 from gander.data.augment import Augment
 from gander.errors import UserError
 from gander.layers.spectral_norm import refresh
 from gander.train.ema import EMA, ready
+from gander.train.learner import attention
 from gander.train.samples import latents_of, sample
 
 every_game = pytest.mark.parametrize("game", GAMES)
@@ -195,6 +197,32 @@ def test_logs_are_tensors_and_name_the_losses(game):
     assert any(name.startswith("sigma/discriminator") for name in details) == (
         "none" not in str(GAMES[game][2].get("spectral_norm")) and game != "dcgan"
     )
+
+
+def test_the_log_measures_how_far_and_how_widely_attention_looks():
+    """Of four samples of seed 0, from 4×4 positions; nothing of the state moves."""
+    learner, batches = make("official conditional", attention="self+multi_head")
+    take(learner, batches, 1)
+    before = weights(learner)
+    details = learner.details()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(learner).items())
+    measured = {name: value for name, value in details.items() if name.startswith(("entropy/", "distance/"))}
+    assert len(measured) == 2 * len(look.layers(learner.generator)) + 2 * len(look.layers(learner.discriminator)) == 8
+    latents, labels = latents_of(learner.generator, 0, range(4))
+    images = ready(learner.generator)(latents, labels)
+    places = [(y, x) for y in (2, 6, 10, 14) for x in (2, 6, 10, 14)]
+    for layer in look.maps(learner.discriminator, (images, labels), places).layers:
+        assert details[f"entropy/discriminator.{layer.name}"] == pytest.approx(layer.entropy.mean().item(), rel=1e-5)
+        assert details[f"distance/discriminator.{layer.name}"] == pytest.approx(layer.distance.mean().item(), rel=1e-5)
+    none, batches = make("article", attention="none")
+    take(none, batches, 1)
+    assert not any(name.startswith(("entropy/", "distance/")) for name in none.details())
+
+
+def test_each_head_has_a_line_of_its_own():
+    layer = MultiHeadAttention(8, heads=2)
+    found = attention(torch.nn.Sequential(layer), [torch.randn(4, 8, 8, 8)], 8, "d.")
+    assert found.keys() == {"entropy/d.0.0", "entropy/d.0.1", "distance/d.0.0", "distance/d.0.1"}
 
 
 def test_the_generator_step_leaves_the_discriminator_alone():
