@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -71,6 +71,14 @@ def overlay(
     level = (heat / top + 1) / 2 if signed else heat / top
     level = _cells(level, side)
     colours = _colours(RDBU if signed else VIRIDIS, level)
+    return np.round((1 - STRENGTH) * grey[..., None] + STRENGTH * colours).astype(np.uint8)
+
+
+def hashed(image: UInt8[np.ndarray, "h w c"], buckets: Int[np.ndarray, "k l"]) -> UInt8[np.ndarray, "H W 3"]:
+    """The image in grey at the size of a panel, and over it the bucket of each cell, in the colours of DOTS again and again."""
+    side = _panel_size(image.shape[:2])
+    grey = np.asarray(_resized(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).convert("L"), side), np.float64)
+    colours = np.array([list(bytes.fromhex(dot[1:])) for dot in DOTS], np.float64)[_cells(buckets % len(DOTS), side)]
     return np.round((1 - STRENGTH) * grey[..., None] + STRENGTH * colours).astype(np.uint8)
 
 
@@ -147,12 +155,15 @@ def _rows(layer: LayerMaps, images: np.ndarray, points: np.ndarray) -> list[list
     if layer.kind == "positions":
         return _gate_rows(layer, images, maps, points.shape[1])
     heads, rows = maps.shape[1], []
-    for image, at, of_image in list(zip(images, points, maps, strict=True))[: max(1, FEW // heads)]:
+    for i, (image, at, of_image) in enumerate(list(zip(images, points, maps, strict=True))[: max(1, FEW // heads)]):
         for head in range(heads):
             row = [_plain(image, at, f"head {head + 1} of {heads}" if heads > 1 else "")]
             for number, (heat, place) in enumerate(zip(of_image[head], at, strict=True)):
                 signed = layer.kind == "signed"
                 row.append(_heat(image, heat, signed, f"{number + 1}", (number, place)))
+            if layer.buckets is not None:
+                first = layer.buckets[i, head, 0].cpu().numpy()
+                row.append(_captioned(Image.fromarray(hashed(image, first)), f"{len(np.unique(first))} buckets of round 1"))
             rows.append(row)
     return rows
 

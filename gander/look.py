@@ -41,6 +41,7 @@ class LayerMaps(NamedTuple):
     gamma: float | None
     entropy: Tensor  # (b, heads, q); channels: (b,); positions: (b, c)
     distance: Tensor | None  # (b, heads, q)
+    buckets: Int[Tensor, "b heads rounds h w"] | None = None  # of a layer that hashes, as LSHAttention: only there can it look
 
 
 class Maps(NamedTuple):
@@ -223,4 +224,5 @@ def _looked(name: str, layer: Any, x: Tensor, places: Int[Tensor, "b q 2"], imag
         entropy, distance = shares_entropy(shares, 2), shares_distance(shares, queries, (h, w), image)
     gamma = getattr(layer, "gamma", None)
     gamma = float(gamma) if isinstance(gamma, Tensor) and gamma.numel() == 1 else None
-    return LayerMaps(name, type(layer).__name__, layer.map_kind, (h, w), queries, found, gamma, entropy, distance)
+    buckets = layer.buckets(x) if callable(getattr(layer, "buckets", None)) else None
+    return LayerMaps(name, type(layer).__name__, layer.map_kind, (h, w), queries, found, gamma, entropy, distance, buckets)

@@ -8,7 +8,7 @@ from test_look import images, net, pointing, toy
 from torch import nn
 
 from gander import figures, look
-from gander.attention import SpatialSoftmaxGate
+from gander.attention import LSHAttention, SpatialSoftmaxGate
 from gander.cutmix import Regions, Verdicts
 from gander.grids import to_bytes
 
@@ -154,3 +154,26 @@ def test_verdicts_are_drawn_where_they_are_said():
         assert (panel[0, 80:] == panel[80, 120]).all()
     bare = figures.verdicts(grey, Verdicts(torch.zeros(1), None, None, None))
     assert bare.width == 160 + 2 * figures.MARGIN
+
+
+def test_buckets_of_a_layer_that_hashes_have_a_panel_of_their_own():
+    """A cell's colour is its bucket's, the same for the whole cell; a layer that does not hash has a panel less."""
+    layer = LSHAttention(8, heads=1, bucket=8, rounds=2).eval()
+    images = torch.rand(2, 8, 8, 8)[:, :3].contiguous()
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), layer)
+    seen = look.maps(model, images, [(1, 1), (6, 6)])
+    (found,) = seen.layers
+    assert found.buckets.shape == (2, 1, 2, 8, 8)
+    drawn = figures.hashed(to_bytes(images)[0], found.buckets[0, 0, 0].numpy())
+    assert find(figures.attention(seen), drawn) is not None
+    assert find(figures.attention(seen._replace(layers=[found._replace(buckets=None)])), drawn) is None
+    grey = np.full((8, 8, 3), 128, np.uint8)
+    of = found.buckets[0, 0, 0].numpy()
+    panel = figures.hashed(grey, of)
+    step = figures.PANEL // 8
+    for y in range(8):
+        for x in range(8):
+            dot = bytes.fromhex(figures.DOTS[of[y, x] % len(figures.DOTS)][1:])
+            expected = [round(0.35 * 128 + 0.65 * channel) for channel in dot]
+            cell = panel[y * step : (y + 1) * step, x * step : (x + 1) * step].reshape(-1, 3)
+            assert (np.abs(cell.astype(int) - expected) <= 1).all()
