@@ -102,7 +102,10 @@ def explore(
     sights, left_out = look_at(run, images=IMAGES, positions=[(y, x) for y in places for x in places], **asked)
     facts = {"step": sights[0].step, "seed": seed, "side": side, "notes": [left_out] if left_out else []}
     for level in LEVELS:
-        text = json.dumps(facts | {"images": _images(sights, classes, *level)}, separators=(",", ":"), allow_nan=False)
+        try:
+            text = json.dumps(facts | {"images": _images(sights, classes, *level)}, separators=(",", ":"), allow_nan=False)
+        except ValueError:
+            raise UserError(f"a network of {run.folder} gives what is no finite number; take an earlier --step") from None
         if len(text) <= LARGEST:
             break
     else:

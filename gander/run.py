@@ -127,7 +127,7 @@ class Run:
 
     def logged(self) -> Iterator[dict[str, Any]]:
         """The lines of the log in order. A torn last line is passed over; a broken one before it raises UserError."""
-        if not self.log_file.exists():
+        if not self.log_file.is_file():  # nor is a pipe one, which would keep a reader waiting
             return
         with self.log_file.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):

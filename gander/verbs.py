@@ -301,10 +301,8 @@ def report(
         for line in [*(f"made {file}" for file in made), *said]:
             say(line)
         notes.append(said)
-        try:
-            defaults.append({name: knob.default for name, knob in recipes.knobs(recipes.load(mine or named)).items()})
-        except UserError:
-            defaults.append({})
+        known = mine or (named if named in recipes.RECIPES else None)  # a file that a run folder names is never run
+        defaults.append({name: knob.default for name, knob in recipes.knobs(recipes.load(known)).items()} if known else {})
     size = pages.write([the_run.folder for the_run in found], path, defaults=defaults, notes=notes)
     say(f"{path}, {size / 1e6:.1f} MB: open it in a browser")
     return path

@@ -571,3 +571,11 @@ def test_a_knob_out_of_its_range_is_refused_before_the_run_is_there(knobs, train
     with pytest.raises(UserError, match=next(iter(knobs)).replace("_", "[-_ ]")):
         train("a", **knobs)
     assert not Path("a").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system here")
+def test_a_pipe_is_no_log(tmp_path):
+    """Opening one would wait for ever."""
+    run, _ = Run.start(tmp_path / "run", DESCRIBED)
+    os.mkfifo(run.log_file)
+    assert list(run.logged()) == []

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import heapq
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -280,8 +281,9 @@ def _mistakes(run: Run, found: Gathered) -> None:
     if not plain_file(file) or file.stat().st_size > 64 << 20:
         return
     with file.open(newline="", encoding="utf-8", errors="replace") as lines:
-        wrong = [row for row in _rows(lines) if row["label"] and row["label"] != row["predicted"]]
-    for row in sorted(wrong, key=lambda row: -float(row["probability"]))[:MISTAKES]:
+        wrong = (row for row in _rows(lines) if row["label"] and row["label"] != row["predicted"])
+        most = heapq.nlargest(MISTAKES, wrong, key=lambda row: float(row["probability"]))
+    for row in most:
         share = f"{float(row['probability']):.1%}"
         found.mistakes.append({name: words(row[name]) for name in ("file", "label", "predicted")} | {"share": share})
 

@@ -10,6 +10,7 @@ from gander.files import read_json
 from gander.report.gather import number, plain_file, words
 
 MOST_BYTES = 4 << 20
+MOST = {"images": 32, "networks": 8, "layers": 64, "heads": 64}  # a page draws them all
 KINDS = ("rows", "signed", "channels", "positions")
 
 
@@ -20,7 +21,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         return None
     told = read_json(file, MOST_BYTES)
     try:
-        images = [_image(image) for image in told["images"]]
+        images = [_image(image) for image in _few(told, "images")]
         notes = [words(note) for note in told["notes"][:5]]
         return {"step": int(told["step"]), "side": _sizes([told["side"]])[0], "images": images, "notes": notes}
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, binascii.Error) as error:
@@ -32,8 +33,8 @@ def _image(told: Any) -> dict[str, Any]:
     kind = {"png": "png", "jpeg": "jpeg"}[told["type"]]
     base64.b64decode(told["image"], validate=True)
     networks = [
-        {"network": words(network["network"], 80), "layers": [_layer(layer) for layer in network["layers"]]}
-        for network in told["networks"]
+        {"network": words(network["network"], 80), "layers": [_layer(layer) for layer in _few(network, "layers")]}
+        for network in _few(told, "networks")
     ]
     return {"name": words(told["name"], 80), "src": f"data:image/{kind};base64,{told['image']}", "networks": networks}
 
@@ -42,7 +43,7 @@ def _layer(told: Any) -> dict[str, Any]:
     kind, (h, w) = told["kind"], _sizes(told["size"])
     if kind not in KINDS:
         raise ValueError(f"no kind of map: {kind}")
-    heads, rows, columns = [words(name, 40) for name in told["heads"]], _cells(told["rows"], h), _cells(told["columns"], w)
+    heads, rows, columns = [words(name, 40) for name in _few(told, "heads")], _cells(told["rows"], h), _cells(told["columns"], w)
     facts: dict[str, Any] = {"name": words(told["name"], 120), "layer": words(told["layer"], 80), "kind": kind, "size": [h, w]}
     facts |= {
         "heads": heads,
@@ -59,6 +60,12 @@ def _layer(told: Any) -> dict[str, Any]:
         raise ValueError(f"{len(peaks)} peaks for {count} maps")
     facts |= {"keys": [k, l], "peaks": peaks, "maps": maps}
     return facts | ({"distance": _numbers(told["distance"])} if kind in ("rows", "signed") else {})
+
+
+def _few(told: Any, key: str) -> list[Any]:
+    if not isinstance(told[key], list) or len(told[key]) > MOST[key]:
+        raise ValueError(f"no list of at most {MOST[key]} {key}")
+    return told[key]
 
 
 def _numbers(values: Any) -> list[float]:

@@ -1,6 +1,7 @@
 """Run folders -> one HTML file: what was gathered, in the template, with its style and script inside."""
 
 import base64
+import contextlib
 import hashlib
 import re
 import shlex
@@ -118,8 +119,9 @@ def _knobs(run: Gathered, defaults: Mapping[str, Any]) -> list[tuple[str, str, s
 
 def _command(run: Gathered, defaults: Mapping[str, Any]) -> str:
     """What to say to make the run again: as it was said, where that was on the command line by itself."""
-    if run.command.startswith("gander train "):
-        return run.command
+    with contextlib.suppress(ValueError):  # quoted anew: what is copied into a shell is one command of words
+        if run.command.startswith("gander train ") and not run.command.endswith("…"):
+            return shlex.join(shlex.split(run.command))
     changed = [(name, value) for name, value, default in _knobs(run, defaults) if default is not None or not defaults]
     flags = [part for name, value in changed for part in _flag(name, value)]
     return shlex.join(["gander", "train", run.recipe, "--data", run.where, "--seed", run.facts["seed"], *flags])

@@ -1,5 +1,6 @@
 """gander report: from words to a file."""
 
+import html
 import json
 
 import pytest
@@ -36,6 +37,36 @@ def test_a_run_of_ones_own_recipe_is_reported_without_its_networks(made, say):
     text = (made.run.folder / "report.html").read_text()
     assert "--recipe ./mine.py" in text
     assert 'id="training"' in text
+
+
+def test_a_file_that_a_run_folder_names_is_never_run(made, say, tmp_path):
+    """A stranger's run.json may name any file; only --recipe makes one run."""
+    mine = tmp_path / "theirs.py"
+    mine.write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    told = json.loads((made.run.folder / "run.json").read_text())
+    (made.run.folder / "run.json").write_text(json.dumps({**told, "recipe": str(mine)}))
+    assert say("report", made.run.folder)[0] == 0
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_copied_into_a_shell_is_one_command(made, say):
+    told = json.loads((made.run.folder / "run.json").read_text())
+    (made.run.folder / "run.json").write_text(json.dumps({**told, "command": "gander train sagan; echo $(id) | sh"}))
+    assert say("report", made.run.folder)[0] == 0
+    text = html.unescape((made.run.folder / "report.html").read_text())
+    assert "gander train 'sagan;' echo '$(id)' '|' sh" in text
+    assert "sagan; echo" not in text
+
+
+def test_a_page_draws_no_endless_list_of_heads(made, say):
+    file = made.run.folder / "look" / "explorer.json"
+    assert say("report", made.run.folder)[0] == 0
+    told = json.loads(file.read_text())
+    told["images"][0]["networks"][0]["layers"][0]["heads"] = [""] * 65
+    file.write_text(json.dumps(told))
+    code, _, _ = say("report", made.run.folder)
+    assert code == 0
+    assert "no list of at most 64 heads" in (made.run.folder / "report.html").read_text()
 
 
 def test_a_study_has_a_page_of_its_own(made, say, tmp_path):

@@ -232,7 +232,8 @@ export function explorer(facts, named, label) {
 
   const upload = newest(async (file) => {
     const mine = ++latest;
-    const again = (place) => ask(address("/api/look", { label: label(), ...place }), { method: "POST", body: file });
+    const chosen = label(); // that of the whole image, whatever is chosen later
+    const again = (place) => ask(address("/api/look", { label: chosen, ...place }), { method: "POST", body: file });
     const answer = await (await again({})).json();
     if (mine !== latest) return;
     own = true;
