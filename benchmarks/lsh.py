@@ -32,6 +32,7 @@ from reversible import of_process
 from torch import Tensor, nn
 
 from gander.attention import LSHAttention, MultiHeadAttention
+from gander.attention.lsh import meet
 
 CHANNELS, SIDES, ROUNDS, ROUNDS_OF_LONG = 64, (32, 64, 128), 9, 5
 
@@ -40,7 +41,7 @@ class AtOnce(LSHAttention):
     def forward(self, x: Tensor) -> Tensor:
         q, v = (t[:, 0] for t in self.split(x, self.query, self.value))  # b n d
         k = F.normalize(q, dim=-1)
-        meetings = self._meetings(self._hashed(q[:, None], fixed=True))
+        meetings = meet(q[:, None], self.bucket, self.rounds, fixed=True)
         image = torch.arange(len(q))[:, None, None]
         i = meetings.order.unflatten(-1, (meetings.chunks, meetings.length))  # rounds b chunks s
         j = torch.cat([i.roll(1, 2), i], -1)

@@ -37,8 +37,9 @@ def attention(seen: Maps, title: str = "") -> Image.Image:
     """For each layer a block: for each image a row with the image, its numbered query points, and for each of them its map.
 
     A map of shares is drawn from 0 to its own largest one, which is written under it as a multiple of even attention; a signed
-    map from minus to plus its largest. A layer of several heads has a row for each of them. Gates have no query points: one over
-    channels is a row of bars, one over positions is its mean map and those of the channels that are the least even.
+    map from minus to plus its largest. A layer of several heads has a row for each of them, one that hashes a panel more: the
+    buckets of its first round. Gates have no query points: one over channels is a row of bars, one over positions is its mean map
+    and those of the channels that are the least even.
     """
     images = to_bytes(seen.images)
     parts = [_line(title, TITLE, "#000000")] if title else []
@@ -66,20 +67,17 @@ def overlay(
     `top` is the end of the colours in the place of the map's own largest.
     """
     side = _panel_size(image.shape[:2])
-    grey = np.asarray(_resized(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).convert("L"), side), np.float64)
     top = top or np.abs(heat).max() or 1.0
     level = (heat / top + 1) / 2 if signed else heat / top
     level = _cells(level, side)
-    colours = _colours(RDBU if signed else VIRIDIS, level)
-    return np.round((1 - STRENGTH) * grey[..., None] + STRENGTH * colours).astype(np.uint8)
+    return _tinted(image, _colours(RDBU if signed else VIRIDIS, level))
 
 
 def hashed(image: UInt8[np.ndarray, "h w c"], buckets: Int[np.ndarray, "k l"]) -> UInt8[np.ndarray, "H W 3"]:
     """The image in grey at the size of a panel, and over it the bucket of each cell, in the colours of DOTS again and again."""
     side = _panel_size(image.shape[:2])
-    grey = np.asarray(_resized(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).convert("L"), side), np.float64)
-    colours = np.array([list(bytes.fromhex(dot[1:])) for dot in DOTS], np.float64)[_cells(buckets % len(DOTS), side)]
-    return np.round((1 - STRENGTH) * grey[..., None] + STRENGTH * colours).astype(np.uint8)
+    dots = np.array([list(bytes.fromhex(dot[1:])) for dot in DOTS], np.float64)
+    return _tinted(image, dots[_cells(buckets % len(DOTS), side)])
 
 
 def verdicts(images: Float[Tensor, "b c h w"], said: Verdicts, regions: Regions | None = None, title: str = "") -> Image.Image:
@@ -107,8 +105,7 @@ def verdicts(images: Float[Tensor, "b c h w"], said: Verdicts, regions: Regions 
 
 def _boxed(image: np.ndarray, boxes: np.ndarray, words: Sequence[str], caption: str) -> Image.Image:
     """The image with boxes (centre x, centre y, width, height), in shares of it, drawn on it."""
-    shape = image.squeeze(2) if image.shape[2] == 1 else image
-    panel = _resized(Image.fromarray(shape).convert("RGB"), _panel_size(image.shape[:2]))
+    panel = _panel(image, "RGB")
     draw = ImageDraw.Draw(panel)
     for number, ((x, y, w, h), word) in enumerate(zip(boxes * ([*panel.size] * 2), words, strict=True)):
         left, top, right, bottom = x - w / 2, y - h / 2, max(x - w / 2, x + w / 2 - 1), max(y - h / 2, y + h / 2 - 1)
@@ -137,6 +134,18 @@ def _panel_size(size: tuple[int, int]) -> tuple[int, int]:
     longer = max(size)
     factor = LARGEST / longer if longer > LARGEST else math.ceil(PANEL / longer)
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _panel(image: np.ndarray, mode: str) -> Image.Image:
+    """The image (h, w, c) at the size of a panel, in colour (RGB) or grey (L)."""
+    picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+    return _resized(picture.convert(mode), _panel_size(image.shape[:2]))
+
+
+def _tinted(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Colours (H, W, 3) of a panel over the image in grey."""
+    grey = np.asarray(_panel(image, "L"), np.float64)
+    return np.round((1 - STRENGTH) * grey[..., None] + STRENGTH * colours).astype(np.uint8)
 
 
 def _resized(image: Image.Image, side: tuple[int, int]) -> Image.Image:
@@ -179,8 +188,7 @@ def _gate_rows(layer: LayerMaps, images: np.ndarray, maps: np.ndarray, count: in
 
 
 def _plain(image: np.ndarray, points: np.ndarray | None, caption: str) -> Image.Image:
-    shape = image.squeeze(2) if image.shape[2] == 1 else image
-    panel = _resized(Image.fromarray(shape).convert("RGB"), _panel_size(image.shape[:2]))
+    panel = _panel(image, "RGB")
     for number, place in enumerate(points if points is not None else ()):
         _mark(panel, number, place, image.shape[:2])
     return _captioned(panel, caption)

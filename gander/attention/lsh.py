@@ -63,7 +63,8 @@ class LSHAttention(Heads):
         """
         (q,) = self.split(x, self.query)
         q = q.to(torch.promote_types(q.dtype, torch.float32))
-        meetings, places = self._meetings(self._hashed(q, fixed=True)), torch.arange(q.shape[2], device=x.device)
+        meetings = meet(q, self.bucket, self.rounds, fixed=True)
+        places = torch.arange(q.shape[2], device=x.device)
         rows = asked(places[:, None], queries)
         mine, theirs = meetings.chunk[:, :, rows], meetings.chunk[:, :, None, : len(places)]
         seen = ((mine == theirs) | (mine == (theirs + 1) % meetings.chunks)).any(0).unflatten(0, q.shape[:2])
@@ -75,14 +76,8 @@ class LSHAttention(Heads):
     def buckets(self, x: Float[Tensor, "b c h w"]) -> Int[Tensor, "b heads rounds h w"]:
         """The bucket of each position in each round, under the hash of eval mode."""
         (q,) = self.split(x, self.query)
-        found = self._hashed(q.to(torch.promote_types(q.dtype, torch.float32)), fixed=True)
+        found = _hashed(q.to(torch.promote_types(q.dtype, torch.float32)), self.bucket, self.rounds, fixed=True)
         return found.unflatten(1, q.shape[:2]).permute(1, 2, 0, 3).unflatten(-1, x.shape[2:])
-
-    def _hashed(self, q: Float[Tensor, "b heads n d"], *, fixed: bool) -> Int[Tensor, "rounds bh n"]:
-        return _hashed(q, self.bucket, self.rounds, fixed=fixed)
-
-    def _meetings(self, buckets: Int[Tensor, "rounds bh n"]) -> "Meetings":
-        return _meetings(buckets, self.bucket)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bucket={self.bucket}, rounds={self.rounds}"
@@ -98,7 +93,7 @@ def by_hash(
     with own_precision(q.device.type):
         wide = torch.promote_types(q.dtype, torch.float32)
         q = q.to(wide)
-        meetings = _meetings(_hashed(q, bucket, rounds, fixed=fixed), bucket)
+        meetings = meet(q, bucket, rounds, fixed=fixed)
         flat = [meetings.fill(t) for t in (q * scale, F.normalize(q, dim=-1), v.to(wide))]
         o = _Rounds.apply(*flat, meetings).view(*q.shape[:2], meetings.order.shape[-1], v.shape[-1])
     return o[:, :, : q.shape[2]].to(v.dtype)
@@ -123,8 +118,9 @@ def _hashed(q: Float[Tensor, "b heads n d"], bucket: int, rounds: int, *, fixed:
 
 
 @torch.no_grad()
-def _meetings(buckets: Int[Tensor, "rounds bh n"], bucket: int) -> "Meetings":
-    n = buckets.shape[-1]
+def meet(q: Float[Tensor, "b heads n d"], bucket: int, rounds: int, *, fixed: bool) -> "Meetings":
+    """Who meets whom, by a hash of their queries. `fixed` as for `by_hash`."""
+    buckets, n = _hashed(q, bucket, rounds, fixed=fixed), q.shape[2]
     count = -(-n // bucket)
     length = -(-n // count)
     whole = torch.arange(count * length, device=buckets.device)
