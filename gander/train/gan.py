@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gander import distributed, draws, look
 from gander.consistency import CHANGE, Consistency
-from gander.data.augment import Augment, horizontal_flip
+from gander.data.augment import Augment
 from gander.errors import UserError
 from gander.layers.norms import has_batch_statistics
 from gander.layers.spectral_norm import by_step, refresh
@@ -18,8 +18,8 @@ from gander.train.ema import EMA, ready
 from gander.train.learner import SEEN, attention, gammas_and_sigmas
 from gander.train.precision import Precision
 from gander.train.samples import Generator, columns_of, latents_of, sample, standing_inputs
+from gander.train.shares import Batch, Shares
 
-Batch = list[tuple[Tensor, Tensor]]
 Penalty = Callable[..., Tensor]
 PLAYERS = ("generator", "discriminator")
 
@@ -106,19 +106,19 @@ class Gan:
 
     def _discriminator_gradients(self, batch: Batch, draw: draws.Draws, i: int) -> dict[str, Tensor]:
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        latents, labels = self._latents(batch, draw, f"discriminator {i}")
-        reals = self._reals(batch, draw, f"{i}")
-        real_looks, fake_looks = (self._looks(self.augment, batch, draw, f"augment {kind} {i}") for kind in ("real", "fake"))
-        consistency = self.consistency
-        change_real = self._looks(self.change if consistency.of_real else None, batch, draw, f"change real {i}")
-        change_fake = self._looks(self.change if consistency.bcr else None, batch, draw, f"change fake {i}")
-        near = self._near(latents, batch, draw, f"discriminator {i}")
-        epsilons = self._cut(torch.rand(self._size(batch), generator=draw(f"penalty {i}"))) if self.penalties else None
+        shares, consistency = self._shares(batch, draw), self.consistency
+        latents, labels = shares.latents(self.generator, f"discriminator {i}")
+        near = shares.near(latents, f"discriminator {i}", consistency.sigma) if consistency.zcr else None
+        reals = shares.reals(f"{i}", flip=self.flip, dequantize=self.dequantize)
+        real_looks, fake_looks = (shares.looks(self.augment, f"augment {kind} {i}") for kind in ("real", "fake"))
+        change_real = shares.looks(self.change if consistency.of_real else None, f"change real {i}")
+        change_fake = shares.looks(self.change if consistency.bcr else None, f"change fake {i}")
+        epsilons = shares.uniform(f"penalty {i}") if self.penalties else None
         sums: dict[str, Tensor] = {}
         for m, (_, real_labels) in enumerate(batch):
             with torch.no_grad(), self.precision.autocast():
                 fake = self.generator(latents[m], labels[m])
-                near_fake = self.generator(near[m], labels[m]) if consistency.zcr else None
+                near_fake = self.generator(near[m], labels[m]) if near else None
             self.shown = {"real": reals[m], "fake": _full(fake)}
             real, fake = (looks(self.shown[kind], m) for kind, looks in (("real", real_looks), ("fake", fake_looks)))
             shown = {"real": (real, real_labels), "fake": (fake, labels[m])}
@@ -148,10 +148,11 @@ class Gan:
         self.generator_optimizer.zero_grad(set_to_none=True)
         # The simultaneous form differentiates both losses at the same fakes.
         role = f"discriminator {self.draws_per_step - 1}" if self.simultaneous else "generator"
-        latents, labels = self._latents(batch, draw, role)
-        near = self._near(latents, batch, draw, role)
-        reals = self._reals(batch, draw, "generator") if self.loss.paired else None
-        real_looks, fake_looks = (self._looks(self.augment, batch, draw, f"augment {kind} generator") for kind in ("real", "fake"))
+        shares = self._shares(batch, draw)
+        latents, labels = shares.latents(self.generator, role)
+        near = shares.near(latents, role, self.consistency.sigma) if self.consistency.zcr else None
+        reals = shares.reals("generator", flip=self.flip, dequantize=self.dequantize) if self.loss.paired else None
+        real_looks, fake_looks = (shares.looks(self.augment, f"augment {kind} generator") for kind in ("real", "fake"))
         sums: dict[str, Tensor] = {}
         learning = [p for p in self.discriminator.parameters() if p.requires_grad]  # not what a user has frozen
         for parameter in learning:
@@ -160,7 +161,7 @@ class Gan:
             for m, (_, real_labels) in enumerate(batch):
                 with self.precision.autocast():
                     fake = _full(self.generator(latents[m], labels[m]))
-                    near_fake = _full(self.generator(near[m], labels[m])) if self.consistency.zcr else None
+                    near_fake = _full(self.generator(near[m], labels[m])) if near else None
                 shown = fake_looks(fake, m)
                 with self.precision.autocast():
                     fake_logits = _full(self.discriminator(shown, labels[m]))
@@ -193,45 +194,8 @@ class Gan:
         norm = self.precision.step(name, optimizer, parameters)
         return {f"{name}_gradient": norm}
 
-    # Every draw is made for the global batch and cut as the batch is, so that processes and devices change nothing.
-
-    def _size(self, batch: Batch) -> int:
-        return sum(len(images) for images, _ in batch) * distributed.processes()
-
-    def _cut(self, drawn: Tensor) -> list[Tensor]:
-        if drawn.is_floating_point():
-            drawn = drawn.to(next(self.generator.parameters()).dtype)
-        return [distributed.send(share, self.precision.device) for share in distributed.shares(drawn, self.accumulate)]
-
-    def _latents(self, batch: Batch, draw: draws.Draws, role: str) -> tuple[list[Tensor], list[Tensor]]:
-        n, generator = self._size(batch), self.generator
-        latents = torch.randn(n, generator.latent_dim, generator=draw(f"latent {role}"))
-        labels = torch.randint(max(1, generator.num_classes), (n,), generator=draw(f"label {role}"))
-        return self._cut(latents), self._cut(labels)
-
-    def _reals(self, batch: Batch, draw: draws.Draws, name: str) -> list[Tensor]:
-        images = [images for images, _ in batch]
-        if self.flip:
-            coins = self._cut(torch.rand(self._size(batch), generator=draw(f"flip {name}")))
-            images = [horizontal_flip(x, coin < 0.5) for x, coin in zip(images, coins, strict=True)]
-        if self.dequantize:
-            keys = self._cut(torch.randint(1 << 62, (self._size(batch),), generator=draw(f"dequantize {name}")))
-            images = [x + draws.noise(key, x.shape[1:]).to(x.dtype) / 128 for x, key in zip(images, keys, strict=True)]
-        return images
-
-    def _near(self, latents: list[Tensor], batch: Batch, draw: draws.Draws, role: str) -> list[Tensor]:
-        """The latents moved by σ ε, for zCR; unmoved where that is off."""
-        if not self.consistency.zcr:
-            return latents
-        noise = self._cut(torch.randn(self._size(batch), self.generator.latent_dim, generator=draw(f"near {role}")))
-        return [latent + self.consistency.sigma * epsilon for latent, epsilon in zip(latents, noise, strict=True)]
-
-    def _looks(self, augment: Augment | None, batch: Batch, draw: draws.Draws, purpose: str) -> Callable[[Tensor, int], Tensor]:
-        """What the discriminator is shown of micro-batch m: the augmented images, or the images."""
-        if augment is None:
-            return lambda images, m: images
-        parameters = self._cut(augment.draw(draw(purpose), self._size(batch)))
-        return lambda images, m: augment.apply(images, parameters[m])
+    def _shares(self, batch: Batch, draw: draws.Draws) -> Shares:
+        return Shares(batch, draw, next(self.generator.parameters()).dtype, self.precision.device)
 
     def details(self) -> dict[str, Tensor]:
         """What is worth a line in the log beside the losses.
