@@ -53,7 +53,10 @@ class Maps(NamedTuple):
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The attention layers in a model that can say where they look: those with `weights(x, queries)` and a `map_kind`."""
+    """The attention layers in a model that can say where they look: those with `weights(x, queries)` and a `map_kind`.
+
+    One on tokens (b, n, d) has besides `grid(x)` -> (h, w): the image that they are, row by row.
+    """
     found = model.named_modules()
     return {name: m for name, m in found if callable(getattr(m, "weights", None)) and getattr(m, "map_kind", None) in KINDS}
 
@@ -204,7 +207,7 @@ def _image(inputs: Sequence[Tensor | None], made: Any) -> Tensor:
 
 
 def _looked(name: str, layer: Any, x: Tensor, places: Int[Tensor, "b q 2"], image: Sequence[int]) -> LayerMaps:
-    h, w = x.shape[-2:]
+    h, w = x.shape[-2:] if x.dim() == 4 else layer.grid(x)
     queries = places[..., 0] * h // image[0] * w + places[..., 1] * w // image[1]
     if layer.map_kind in ("channels", "positions"):
         found = layer.weights(x)

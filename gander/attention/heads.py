@@ -73,22 +73,23 @@ class Heads(nn.Module):
         (o,) = convolved(o, [self.output], torch.contiguous_format if x.is_contiguous() else torch.channels_last, self.gamma)
         return x + o
 
-    def maps(
-        self,
-        q: Float[Tensor, "b heads n d"],
-        k: Float[Tensor, "b heads n d"],
-        size: Sequence[int],
-        queries: Queries,
-        seen: Bool[Tensor, "... n"] | None = None,
-    ) -> Float[Tensor, "b heads q h w"]:
-        """softmax(scale · q kᵀ) of the `queries` over the keys that are `seen`, all by default, as images of `size`."""
-        scores = asked(q, queries) * self.scale @ k.mT
-        if seen is not None:
-            scores = scores.masked_fill(~seen, -torch.inf)
-        return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).unflatten(-1, tuple(size))
-
     def extra_repr(self) -> str:
         return f"heads={self.heads}, width={self.width}"
+
+
+def maps(
+    q: Float[Tensor, "b heads n d"],
+    k: Float[Tensor, "b heads n d"],
+    scale: float,
+    size: Sequence[int],
+    queries: Queries,
+    seen: Bool[Tensor, "... n"] | None = None,
+) -> Float[Tensor, "b heads q *size"]:
+    """softmax(scale · q kᵀ) of the `queries` over the keys that are `seen`, all by default, as images of `size`."""
+    scores = asked(q, queries) * scale @ k.mT
+    if seen is not None:
+        scores = scores.masked_fill(~seen, -torch.inf)
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).unflatten(-1, tuple(size))
 
 
 def asked(t: Tensor, queries: Queries) -> Tensor:

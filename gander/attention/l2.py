@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from gander.attention.heads import Heads, Queries
+from gander.attention.heads import Heads, Queries, maps
 from gander.attention.kernels import attend, own_precision
 
 
@@ -55,18 +55,18 @@ class L2Attention(Heads):
         """What the `queries` (flat row-major positions; all by default) attend to in each head: maps of sum 1."""
         (z,) = self.split(x, self.query)
         with own_precision(x.device.type):
-            return self.maps(*_as_products(z), x.shape[2:], queries)
+            return maps(*as_products(z), self.scale, x.shape[2:], queries)
 
 
 def by_distance(z: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n e"], scale: float) -> Float[Tensor, "b heads n e"]:
     """softmax(-scale · |z_i - z_j|²) v, d = e; distances are of float32 at least."""
     with own_precision(z.device.type):
-        q, k = _as_products(z)
+        q, k = as_products(z)
         values = F.pad(v.to(q.dtype), (0, 1))  # of equal widths fused kernels take 3/4 of the time
         return attend(q, k, values, scale)[..., :-1].to(v.dtype)
 
 
-def _as_products(z: Float[Tensor, "b heads n d"]) -> tuple[Tensor, Tensor]:
+def as_products(z: Float[Tensor, "b heads n d"]) -> tuple[Tensor, Tensor]:
     """q and k with q_i · k_j = 2 z_i · z_j - |z_j|²: -|z_i - z_j|², but for what is alike for all keys of i."""
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     return F.pad(z, (0, 1), value=1.0), torch.cat([2 * z, -z.square().sum(-1, keepdim=True)], -1)

@@ -3,10 +3,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gander.attention.heads import Heads, Queries, asked
+from gander.attention.heads import Heads, Queries, asked, maps
 from gander.attention.kernels import BLOCK, own_precision
 from gander.errors import UserError
 
@@ -63,21 +63,14 @@ class LSHAttention(Heads):
         """
         (q,) = self.split(x, self.query)
         q = q.to(torch.promote_types(q.dtype, torch.float32))
-        meetings = meet(q, self.bucket, self.rounds, fixed=True)
-        places = torch.arange(q.shape[2], device=x.device)
-        rows = asked(places[:, None], queries)
-        mine, theirs = meetings.chunk[:, :, rows], meetings.chunk[:, :, None, : len(places)]
-        seen = ((mine == theirs) | (mine == (theirs + 1) % meetings.chunks)).any(0).unflatten(0, q.shape[:2])
-        itself = rows == places
-        alone = seen.sum(-1, keepdim=True) == 1
-        return self.maps(q, F.normalize(q, dim=-1), x.shape[2:], queries, seen & (~itself | alone))
+        seen = met(q, self.bucket, self.rounds, queries)
+        return maps(q, F.normalize(q, dim=-1), self.scale, x.shape[2:], queries, seen)
 
     @torch.no_grad()
     def buckets(self, x: Float[Tensor, "b c h w"]) -> Int[Tensor, "b heads rounds h w"]:
         """The bucket of each position in each round, under the hash of eval mode."""
         (q,) = self.split(x, self.query)
-        found = _hashed(q.to(torch.promote_types(q.dtype, torch.float32)), self.bucket, self.rounds, fixed=True)
-        return found.unflatten(1, q.shape[:2]).permute(1, 2, 0, 3).unflatten(-1, x.shape[2:])
+        return buckets(q, self.bucket, self.rounds).unflatten(-1, x.shape[2:])
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bucket={self.bucket}, rounds={self.rounds}"
@@ -115,6 +108,26 @@ def _hashed(q: Float[Tensor, "b heads n d"], bucket: int, rounds: int, *, fixed:
             best = along.abs().argmax(-1, keepdim=True)
             to.copy_((best + half * (along.gather(-1, best) < 0))[:, 0])
     return found.unflatten(1, (-1, q.shape[2]))
+
+
+@torch.no_grad()
+def buckets(q: Float[Tensor, "b heads n d"], bucket: int, rounds: int) -> Int[Tensor, "b heads rounds n"]:
+    """The bucket of each position in each round, under the hash of eval mode."""
+    found = _hashed(q.to(torch.promote_types(q.dtype, torch.float32)), bucket, rounds, fixed=True)
+    return found.unflatten(1, q.shape[:2]).permute(1, 2, 0, 3)
+
+
+def met(q: Float[Tensor, "b heads n d"], bucket: int, rounds: int, queries: Queries) -> Bool[Tensor, "b heads q n"]:
+    """Which keys count for each of the `queries`, under the hash of eval mode: those that it meets, itself only where alone."""
+    meetings = meet(q, bucket, rounds, fixed=True)
+    places = torch.arange(q.shape[2], device=q.device)
+    rows = asked(places[:, None], queries)
+    seen = torch.zeros(q.shape[0] * q.shape[1], len(rows), len(places), dtype=torch.bool, device=q.device)
+    for chunk in meetings.chunk:
+        mine, theirs = chunk[:, rows], chunk[:, None, : len(places)]
+        seen |= (mine == theirs) | (mine == (theirs + 1) % meetings.chunks)
+    alone = seen.sum(-1, keepdim=True) == 1
+    return (seen & ((rows != places) | alone)).unflatten(0, q.shape[:2])
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from gander.attention.heads import Heads, Queries
+from gander.attention.heads import Heads, Queries, maps
 from gander.attention.kernels import attend
 
 
@@ -42,4 +42,4 @@ class MultiHeadAttention(Heads):
     def weights(self, x: Float[Tensor, "b c h w"], queries: Queries = None) -> Float[Tensor, "b heads q h w"]:
         """What the `queries` (flat row-major positions; all by default) attend to in each head: maps of sum 1."""
         q, k, _ = self.operands(x)
-        return self.maps(q, k, x.shape[2:], queries)
+        return maps(q, k, self.scale, x.shape[2:], queries)

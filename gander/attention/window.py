@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gander.attention.heads import Heads, Queries, asked
+from gander.attention.heads import Heads, Queries, asked, maps
 from gander.attention.kernels import attend
 from gander.errors import UserError, unknown
 
@@ -36,8 +36,8 @@ class Windows(Heads):
     def weights(self, x: Float[Tensor, "b c h w"], queries: Queries = None) -> Float[Tensor, "b heads q h w"]:
         """What the `queries` (flat row-major positions; all by default) attend to in each head: maps of sum 1, 0 outside."""
         q, k, _ = self.operands(x)
-        seen = [_together(x.shape[2:], grid, queries, x.device).expand(grid.heads, -1, -1) for grid in self.grids(x.shape[2:])]
-        return self.maps(q, k, x.shape[2:], queries, torch.cat(seen))
+        seen = together(self.grids(x.shape[2:]), x.shape[2:], queries, x.device)
+        return maps(q, k, self.scale, x.shape[2:], queries, seen)
 
 
 class WindowAttention(Windows):
@@ -134,9 +134,12 @@ def _cut(t: Tensor, window: Pair) -> Tensor:
     return t.permute(0, 2, 4, 1, 3, 5, 6).flatten(4, 5).flatten(0, 2)
 
 
-def _together(size: Sequence[int], grid: Grid, queries: Queries, device: torch.device) -> Bool[Tensor, "q n"]:
-    """Whether each pixel lies in the window of each of the `queries`."""
-    sides = zip(size, grid.before, grid.window, strict=True)
-    row, column = ((torch.arange(side, device=device) + start) // step for side, start, step in sides)
-    cell = (row[:, None] * (size[1] + 1) + column).flatten()
-    return asked(cell[:, None], queries) == cell
+def together(grids: Sequence[Grid], size: Sequence[int], queries: Queries, device: torch.device) -> Bool[Tensor, "heads q n"]:
+    """Whether each pixel of an image of `size` lies in the window of each of the `queries`, for each head."""
+    seen = []
+    for grid in grids:
+        sides = zip(size, grid.before, grid.window, strict=True)
+        row, column = ((torch.arange(side, device=device) + start) // step for side, start, step in sides)
+        cell = (row[:, None] * (size[1] + 1) + column).flatten()
+        seen.append((asked(cell[:, None], queries) == cell).expand(grid.heads, -1, -1))
+    return torch.cat(seen)

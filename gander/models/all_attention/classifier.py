@@ -41,7 +41,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.patches = Patches(None, patch, patch // 2 if overlap is None else overlap, channels, width)
-        self.blocks = nn.Sequential(*(Block(width, heads, kind=attention) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(width, heads, kind=attention, prefix=0) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.linear = linear(width, num_classes)
 

@@ -7,17 +7,19 @@ https://arxiv.org/abs/2107.04589. α: LayerScale, Touvron et al. 2021, https://a
 """
 
 from collections.abc import Sequence
+from math import isqrt
 from typing import Any
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gander.attention.heads import normed
+from gander.attention.heads import Queries, maps, normed
 from gander.attention.kernels import attend
-from gander.attention.l2 import by_distance
-from gander.attention.lsh import by_hash
-from gander.attention.window import in_windows, windows
+from gander.attention.l2 import as_products, by_distance
+from gander.attention.lsh import buckets, by_hash, met
+from gander.attention.window import in_windows, together, windows
 from gander.errors import UserError, unknown
 from gander.layers.positions import rotary
 from gander.layers.reversible import ReversibleSequence
@@ -38,6 +40,9 @@ class Attention(nn.Module):
 
     Shapes: (b, n, d), context (b, m, c) -> (b, n, d); without a context keys and values are those of the tokens themselves.
 
+    Where the tokens are an image, which `size` or `prefix` says, `gander.look` can ask for `weights`, and `map_kind` is "rows".
+    Of other tokens, as those of a latent, and of a context it is None: they have no places to draw.
+
     Args:
         d: of a token.
         heads: of 64 channels by default, at least 1, and 2 for windows. The width of one is d / heads, rounded down.
@@ -45,6 +50,8 @@ class Attention(nn.Module):
         kind: of the table; all but `product` look at the tokens themselves alone.
         size: (h, w), where tokens are the pixels of an image, row by row: then queries and keys of `product` and `window` are
             turned by their place, see `gander.layers.rotary`. `window` needs it.
+        prefix: where tokens are those of a square image, their places not told to attention: how many others stand before them,
+            as 1 for a score token.
         window: the side of a window.
         bucket: the most positions of a chunk of `lsh`, with `rounds` hashes.
 
@@ -60,6 +67,7 @@ class Attention(nn.Module):
         context: int | None = None,
         kind: str = "product",
         size: tuple[int, int] | None = None,
+        prefix: int | None = None,
         window: int = 8,
         bucket: int = 64,
         rounds: int = 4,
@@ -75,6 +83,8 @@ class Attention(nn.Module):
         if kind == "window" and size is None:
             raise UserError("window attention on tokens needs the size (h, w) of the image that they are")
         self.kind, self.size, self.window, self.bucket, self.rounds = kind, size, window, bucket, rounds
+        self.prefix = 0 if size is not None or prefix is None else prefix
+        self.map_kind = "rows" if context is None and (size, prefix) != (None, None) else None
         self.heads = heads or max(least, d // 64)
         width = d // self.heads
         self.scale = width**-0.5
@@ -111,6 +121,44 @@ class Attention(nn.Module):
         if self.size is None:
             return q, k
         return rotary(q, self.size), k if context is not None else rotary(k, self.size)
+
+    def weights(self, x: Float[Tensor, "b n d"], queries: Queries = None) -> Float[Tensor, "b heads q h w"]:
+        """What the `queries` (flat row-major positions of the image; all by default) attend to in it, in each head.
+
+        Maps of sum 1, less what goes to the tokens before the image. `lsh` is under the hash of eval mode, in any mode.
+
+        Raises:
+            UserError: for tokens that are no square image.
+        """
+        size = self.grid(x)
+        q, k = self.operands(x)
+        rows = torch.arange(self.prefix, x.shape[1], device=x.device)
+        rows = rows if queries is None else rows[torch.as_tensor(queries, dtype=torch.long, device=x.device)]
+        seen = None
+        if self.kind == "l2":
+            q, k = as_products(q)
+        elif self.kind == "lsh":
+            q = q.to(torch.promote_types(q.dtype, torch.float32))
+            k, seen = F.normalize(q, dim=-1), met(q, self.bucket, self.rounds, rows)
+        elif self.kind == "window":
+            seen = together(windows(self.heads, size, self.window), size, rows, x.device)
+        return maps(q, k, self.scale, x.shape[1:2], rows, seen)[..., self.prefix :].unflatten(-1, size)
+
+    @torch.no_grad()
+    def buckets(self, x: Float[Tensor, "b n d"]) -> Int[Tensor, "b heads rounds h w"] | None:
+        """Of `lsh` the bucket of each pixel in each round, under the hash of eval mode; else None."""
+        if self.kind != "lsh":
+            return None
+        return buckets(self.operands(x)[0], self.bucket, self.rounds)[..., self.prefix :].unflatten(-1, self.grid(x))
+
+    def grid(self, x: Float[Tensor, "b n d"]) -> tuple[int, int]:
+        """(h, w) of the image that the tokens are. UserError where they are none."""
+        if self.size is not None:
+            return self.size
+        side = isqrt(x.shape[1] - self.prefix)
+        if side**2 != x.shape[1] - self.prefix:
+            raise UserError(f"{x.shape[1] - self.prefix} tokens are no square image, where attention could look; take a square one")
+        return side, side
 
     def _split(self, t: Float[Tensor, "b n inner"]) -> Float[Tensor, "b heads n d"]:
         return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -142,7 +142,9 @@ class Discriminator(nn.Module):
         self.score = nn.Parameter(torch.empty(1, 1, width)) if pool == "token" else None
         if self.score is not None:
             nn.init.normal_(self.score, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads, kind=attention, scale=1.0) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, kind=attention, prefix=int(pool == "token"), scale=1.0) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width)
         self.head = ImageHead(width, num_classes, stddev)
 
