@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from gander.run import Run
 
 RECIPES = {
+    "all_attention": "no convolution: a deep stack of attention over latent tokens, against a vision transformer",
+    "all_attention_pyramid": "no convolution: attention from 8×8 pixels up, against a vision transformer",
+    "attention_classifier": "a classifier of attention alone: a vision transformer, trained by the lesson of imagewoof",
     "autoencoder": "an auto-encoder of DCGAN's networks, with attention where you ask for it; judged by held-out PSNR",
     "dcgan": "DCGAN: strided convolutions and batch norm; the plain baseline, with attention where you ask for it",
     "imagenette": "the recipe imagewoof for Imagenette, ten easy classes of ImageNet",
     "imagewoof": "an xresnet that learns labels, with attention anywhere in it: SimpleSelfAttention's experiment",
     "locate": "LocAtE, mended: features weighed by where they are, RootTanh, consistency; unconditional, 16 to 1024 px",
     "locate_faithful": "LocAtE v1.3 as its author left it, with gradients that are right",
+    "pixel_discriminator": "no convolution: a discriminator that says where, of each pixel and in boxes",
     "sagan": "the SAGAN of Thalles Silva's article: unconditional, small, one attention layer in each network",
     "sagan_official": "the SAGAN of its authors: residual blocks, conditional, projection discriminator",
 }
