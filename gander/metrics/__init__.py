@@ -8,6 +8,7 @@ from gander.metrics.inception_score import inception_score
 from gander.metrics.kernel import kernel_distance, kernel_distance_in_blocks, kernel_distance_with_error
 from gander.metrics.memorisation import memorisation
 from gander.metrics.moments import Moments
+from gander.metrics.path_length import path_length
 from gander.metrics.precision_recall import precision_recall
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "kernel_distance_in_blocks",
     "kernel_distance_with_error",
     "memorisation",
+    "path_length",
     "precision_recall",
 ]

@@ -18,7 +18,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Num
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ class DINOv2(nn.Module):
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Block(width) for _ in range(depth))})
         self.layernorm = nn.LayerNorm(width, eps=1e-6)
 
-    def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b d"], None]:
+    def forward(self, images: Num[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b d"], None]:
         return self.tokens(prepared(images))[:, 0], None
 
     def tokens(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
@@ -128,9 +128,9 @@ class DINOv2(nn.Module):
         return self.layernorm(x)
 
 
-def prepared(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 224 224"]:
+def prepared(images: Num[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 224 224"]:
     """Bicubic and antialiased to 224 × 224, whatever the shape was, then by ImageNet's mean and deviation."""
-    x = resize_clean(images.float(), SIDE) / 255
+    x = resize_clean(images.to(torch.promote_types(images.dtype, torch.float32)), SIDE) / 255
     mean, deviation = (torch.tensor(values, device=x.device).view(3, 1, 1) for values in (MEAN, DEVIATION))
     return (x - mean) / deviation
 

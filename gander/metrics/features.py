@@ -35,7 +35,8 @@ class Features:
 
     Called with uint8 images (b, 3 or 1, h, w), as a file would hold them: what a generator makes is rounded before, since the
     reference was measured on files. Gives vectors (b, dimensions) and, where the network is a classifier, logits (b, k) for the
-    Inception Score; else None. `network` is the same for 3 channels. Makes no gradient.
+    Inception Score; else None. `network` is the same for 3 channels, and a copy of it in float64 takes images that are not
+    rounded, float64 in [0, 255]. Makes no gradient.
     """
 
     name: str

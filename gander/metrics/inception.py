@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -169,7 +169,7 @@ class Inception(nn.Module):
         self.fc = nn.Linear(2048, 1008)
         self.eval()
 
-    def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 2048"], Float[Tensor, "b 1008"]]:
+    def forward(self, images: Num[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 2048"], Float[Tensor, "b 1008"]]:
         x = images.to(self.fc.weight.dtype)
         x = (resize_tf1(x) if self.resize == "tf1" else resize_clean(x)).sub_(128).div_(128)
         x = x.contiguous(memory_format=torch.channels_last)

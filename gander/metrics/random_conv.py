@@ -7,7 +7,7 @@ images from the real ones. They know nothing of objects: two sets of equal colou
 import hashlib
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,8 +33,9 @@ class RandomConv(nn.Module):
         self.first = nn.Buffer(first)
         self.second = nn.Buffer(_weights("second", (WIDTH, WIDTH, 3, 3)))
 
-    def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 512"], None]:
-        x = images.float().sub_(127.5).div_(127.5).contiguous(memory_format=torch.channels_last)
+    def forward(self, images: Num[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 512"], None]:
+        x = images.to(torch.promote_types(images.dtype, torch.float32))
+        x = x.sub(127.5).div_(127.5).contiguous(memory_format=torch.channels_last)
         found = []
         for scale in range(SCALES):
             if scale:

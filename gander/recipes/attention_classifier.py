@@ -67,8 +67,16 @@ def recipe(
             raise UserError(f"patches of {patch} px do not tile images of {side} px; take --patch and sides that fit")
     classes, epoch = facts.num_classes or 10, max(1, facts.num_images // batch)
     total = steps or epochs * epoch
-    shape = {"width": width, "depth": depth, "heads": heads, "patch": patch, "overlap": overlap}
-    classifier = Classifier(classes, channels=facts.channels, attention=attention, **shape)
+    classifier = Classifier(
+        classes,
+        channels=facts.channels,
+        width=width,
+        depth=depth,
+        heads=heads,
+        patch=patch,
+        overlap=overlap,
+        attention=attention,
+    )
     learner = Lesson(
         classifier,
         optimizer=adamw(decay_groups(classifier), lr, (0.95, 0.99), eps=1e-6, weight_decay=weight_decay),

@@ -15,7 +15,7 @@ from gander.metrics.features import FEATURES, HINT, Features, features
 from gander.probes import PROBES, Probe
 from gander.run import Run
 from gander.sampling import load_generator
-from gander.scoring import compute, copies, learned, subjects
+from gander.scoring import compute, copies, learned, paths, subjects
 from gander.scoring.card import Card, Result
 from gander.scoring.measured import MOST, Measured
 from gander.scoring.reference import Reference, of_data, of_file, source_of
@@ -159,6 +159,8 @@ def score(where: str, network: Features, wanted: Wanted) -> tuple[list[Result], 
         notes += [f"{enlarged:,} of {facts['of']:,} real images were enlarged to {resolution} px"] if enlarged else []
         made = subjects.of_files(where, dataset, notes, count, network, looked_at)
     results = [_judged(made, reference, network)]
+    if run:
+        results[0].scores.extend(paths.length(generator, network, count, wanted.seed, wanted.truncation))
     if wanted.floor and reference.held_out is not None:
         name = f"real images ({facts['name']}, {reference.held_out.split})"
         real = subjects.of_files(name, reference.held_out, [], count, network, looked_at)

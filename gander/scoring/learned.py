@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,8 +29,8 @@ class Seen(nn.Module):
         self.classifier: Any = classifier.network
         self.side, self.grey = classifier.resolution, classifier.channels == 1
 
-    def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b k"]]:
-        x = images.float().div_(127.5).sub_(1)
+    def forward(self, images: Num[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b k"]]:
+        x = images.to(torch.promote_types(images.dtype, torch.float32)) / 127.5 - 1
         if self.grey:
             x = (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
         if x.shape[2:] != (self.side, self.side):
