@@ -107,7 +107,7 @@ def _overview() -> str:
 
 
 def _recipes() -> str:
-    return "\n".join(f"  {name:15} {sentence}" for name, sentence in RECIPES.items())
+    return "\n".join(f"  {name:22} {sentence}" for name, sentence in RECIPES.items())
 
 
 def _positional(verb: str, names: list[str], words: list[str]) -> tuple[dict[str, str], list[str]]:

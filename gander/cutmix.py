@@ -113,6 +113,8 @@ def match(
 
     a, b = boxes[:, :, None], true[:, None]
     cost = L1 * (a - b).abs().sum(-1) - GIOU * generalised_iou(a, b) - CLASS * scores.sigmoid()[..., None]
+    if cost.is_meta:  # of whoever asks what a step costs
+        return torch.empty(3, len(cost), dtype=torch.int64, device=cost.device)
     cost = torch.nan_to_num(cost).cpu()  # of networks that are lost already: the loss will say so
     found = []
     for image, (of_image, is_there) in enumerate(zip(cost, there.cpu(), strict=True)):
@@ -167,9 +169,10 @@ class CutMix:
         boxes: `set_loss`: none in a real image, the whole of a fake one, those of a composite that has any; the generator's, of
             nothing being found in its fakes. Keep it at or below 0.1 at first.
         rectangles: of one composite at most; their number is uniform from 1 on.
+        often: the share of updates that have composites; from 0 it rises linearly over the first `warm_up` steps.
 
     Raises:
-        UserError: for a weight that is negative or not finite, and less than one rectangle.
+        UserError: for a weight that is negative or not finite, less than one rectangle, a share that is none.
     """
 
     image: float = 0.5
@@ -177,6 +180,8 @@ class CutMix:
     consistency: float = 1.0
     boxes: float = 0.1
     rectangles: int = 1
+    often: float = 0.5
+    warm_up: int = 0
 
     def __post_init__(self) -> None:
         for name in ("image", "pixels", "consistency", "boxes"):
@@ -184,11 +189,17 @@ class CutMix:
                 raise UserError(f"{name} {getattr(self, name)} is no weight of CutMix's; 0 is off, 0.5 a usual one")
         if self.rectangles < 1:
             raise UserError(f"{self.rectangles} rectangles: a composite has at least 1; 3 at most is usual")
+        if not 0 <= self.often <= 1 or self.warm_up < 0:
+            raise UserError(f"composites in {self.often} of the updates after {self.warm_up} steps; 0.5, and 0 or more, would do")
 
     @property
     def width(self) -> int:
         """How many numbers a composite needs."""
         return 2 + 3 * self.rectangles
+
+    def chance(self, step: int) -> float:
+        """Of an update having composites."""
+        return self.often * min(1.0, step / self.warm_up) if self.warm_up else self.often
 
     def draw(self, generator: torch.Generator, n: int) -> Float[Tensor, "n k"]:
         """The numbers of n composites, uniform in [0, 1), float32 on the CPU, k = `width`."""

@@ -46,3 +46,9 @@ def noise(keys: Tensor, shape: Sequence[int]) -> Tensor:
     z = (z ^ (z >> 30 & (1 << 34) - 1)) * -0x40A7B892E31B1A47
     z = (z ^ (z >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
     return (z >> 40 & (1 << 24) - 1).float().mul_(2.0**-24).view(len(keys), *shape)
+
+
+def normal(keys: Tensor, shape: Sequence[int]) -> Tensor:
+    """The same of the standard normal law, by the transform of Box and Muller 1958."""
+    radius, turn = noise(keys, (2, *shape)).unbind(1)
+    return (-2 * torch.log1p(-radius)).sqrt() * (2 * math.pi * turn).cos()

@@ -19,12 +19,14 @@ class Adversarial(NamedTuple):
     """A game. Both losses are functions of (real, fake), logits of shapes (b,) and (b',), and are to be made small.
 
     Where `paired` is false, the generator's loss does not look at the real logits, which may then be None, and b and b'
-    may differ. Where it is true, logit i of the one is set against logit i of the other, and b = b'.
+    may differ. Where it is true, logit i of the one is set against logit i of the other, and b = b'. `signed`: a logit's sign is
+    a verdict, real above zero.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Any, Tensor], Tensor]
     paired: bool
+    signed: bool = False
 
 
 def hinge_discriminator(real: Logits, fake: Logits) -> Loss:
@@ -78,8 +80,8 @@ def relativistic_generator(real: Logits, fake: Logits) -> Loss:
 
 
 LOSSES: dict[str, Adversarial] = {
-    "hinge": Adversarial(hinge_discriminator, hinge_generator, paired=False),
-    "logistic": Adversarial(logistic_discriminator, logistic_generator, paired=False),
+    "hinge": Adversarial(hinge_discriminator, hinge_generator, paired=False, signed=True),
+    "logistic": Adversarial(logistic_discriminator, logistic_generator, paired=False, signed=True),
     "least_squares": Adversarial(least_squares_discriminator, least_squares_generator, paired=False),
     "wasserstein": Adversarial(wasserstein_discriminator, wasserstein_generator, paired=False),
     "relativistic": Adversarial(relativistic_discriminator, relativistic_generator, paired=True),

@@ -7,31 +7,51 @@ on the images' device: drawn for the global batch and cut as the batch is, whoev
 it is a mean over images, so micro-batches and processes of equal size average to the whole, where the discriminator
 treats images apart (with batch statistics, "the gradient of an image's logit" is that of the sum of all logits).
 
-Each is computed with autocast off, in float32 or wider, and can be differentiated again down to the weights.
+Each is computed with autocast off, in float32 or wider, and can be differentiated again down to the weights. The approximate
+forms do so without a second derivative of the discriminator; the others take one.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gander import draws
+
+SIGMA = 0.01  # of the approximate forms, as for APT's images
 Images = Float[Tensor, "b c h w"]
 Labels = Int[Tensor, " b"] | None
 Discriminator = Callable[[Tensor, Tensor | None], Tensor]
 Penalty = Callable[[Discriminator, Tensor, Tensor | None, Tensor, Tensor | None, Tensor], Tensor]
 
 
+def _exactly(images: Tensor) -> AbstractContextManager:
+    """Autocast off."""
+    kind = images.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def _wide(images: Tensor) -> Tensor:
+    return images.detach().to(torch.promote_types(images.dtype, torch.float32))
+
+
 def _gradients(discriminator: Discriminator, images: Tensor, labels: Tensor | None) -> Float[Tensor, "b n"]:
     """∂D/∂x of each image, flat. One backward through the sum: where images are apart, each logit reaches its own only."""
-    if images.dtype in (torch.float16, torch.bfloat16):
-        images = images.float()
-    images = images.detach().requires_grad_()
-    kind = images.device.type
-    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+    images = _wide(images).requires_grad_()
+    with _exactly(images):
         (gradients,) = torch.autograd.grad(discriminator(images, labels).sum(), images, create_graph=True)
     return gradients.flatten(1)
+
+
+def _difference(discriminator: Discriminator, images: Tensor, labels: Tensor | None, epsilon: Tensor) -> Float[Tensor, ""]:
+    """mean (D(x + σ n) - D(x))² / 2σ², n ~ N(0, I) a function of each image's `epsilon`, all of whose 24 bits are its key."""
+    images = _wide(images)
+    noise = draws.normal((epsilon * 2.0**24).long(), images.shape[1:]).to(images.dtype)
+    with _exactly(images):
+        difference = discriminator(images + SIGMA * noise, labels) - discriminator(images, labels)
+    return difference.square().mean() / (2 * SIGMA**2)
 
 
 def r1(
@@ -61,4 +81,29 @@ def wgan_gp(
     return (torch.linalg.vector_norm(_gradients(discriminator, mixed, real_labels), dim=1) - 1).square().mean()
 
 
-PENALTIES: dict[str, Penalty] = {"r1": r1, "r2": r2, "wgan_gp": wgan_gp}
+def approximate_r1(
+    discriminator: Discriminator, real: Images, real_labels: Labels, fake: Images, fake_labels: Labels, epsilon: Tensor
+) -> Float[Tensor, ""]:
+    """mean (D(x + σ n) - D(x))² / 2σ² over real images, n ~ N(0, I), σ = 0.01: as the expectation over n, `r1` + O(σ²).
+
+    Lin et al. 2025, APT, https://arxiv.org/abs/2501.08316, where it has no divisor: this way its weight is the γ of `r1`. For a
+    discriminator without second derivatives, or where they cost too much: two forwards, and their backward.
+    """
+    return _difference(discriminator, real, real_labels, epsilon)
+
+
+def approximate_r2(
+    discriminator: Discriminator, real: Images, real_labels: Labels, fake: Images, fake_labels: Labels, epsilon: Tensor
+) -> Float[Tensor, ""]:
+    """The same over fake images: `r2` + O(σ²)."""
+    return _difference(discriminator, fake, fake_labels, epsilon)
+
+
+SECOND_DERIVATIVE = (r1, r2, wgan_gp)  # what takes one of the discriminator
+PENALTIES: dict[str, Penalty] = {
+    "r1": r1,
+    "r2": r2,
+    "wgan_gp": wgan_gp,
+    "approximate_r1": approximate_r1,
+    "approximate_r2": approximate_r2,
+}

@@ -25,7 +25,7 @@ def ls() -> None:
     from gander.recipes import RECIPES
 
     for name, sentence in RECIPES.items():
-        say(f"{name:16} {sentence}")
+        say(f"{name:22} {sentence}")
     say("\ngander show RECIPE: its knobs, sizes and costs.  gander train RECIPE --data FOLDER: go.")
 
 

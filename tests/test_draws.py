@@ -120,3 +120,16 @@ def test_noise_is_uniform_and_a_function_of_key_and_place():
         assert abs((centred * other).mean()) < 4 / n**0.5
     histogram = torch.histc(noise, 16, 0, 1)
     assert ((histogram - n / 16).square() / (n / 16)).sum() < 40  # chi squared, 15 degrees: 99.95 %
+
+
+def test_normal_numbers_of_keys():
+    """Mean 0, variance 1, fourth moment 3, no two keys alike, and none infinite."""
+    keys = torch.arange(200_000) * 7 + 3
+    x = draws.normal(keys, (2, 3)).double()
+    assert x.shape == (200_000, 2, 3)
+    assert x.isfinite().all()
+    assert abs(x.mean()) < 0.005
+    assert abs(x.var() - 1) < 0.01
+    assert abs((x**4).mean() - 3) < 0.05
+    assert abs((x[:, 0, 0] * x[:, 1, 2]).mean()) < 0.01
+    assert torch.equal(draws.normal(keys[5:6], (2, 3)).double(), x[5:6])

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from gander.penalties import PENALTIES
+from gander import draws
+from gander.penalties import PENALTIES, SIGMA
 
 B, SHAPE = 6, (3, 4, 5)
 
@@ -127,3 +128,32 @@ def test_without_labels(name):
     real, _, fake, _, epsilon = situation()
     weight = torch.ones(60, dtype=torch.float64)
     assert PENALTIES[name](linear(weight), real, None, fake, None, epsilon).isfinite()
+
+
+@pytest.mark.parametrize(("exact", "approximate"), [("r1", "approximate_r1"), ("r2", "approximate_r2")])
+def test_the_approximate_form_is_the_exact_one_as_an_expectation(exact, approximate):
+    """Of a linear D without error: (w·n)², w fixed, has the mean ‖w‖² and the variance 2 ‖w‖⁴. Of a quadratic one to O(σ²)."""
+    n, generator = 20_000, draws.generator("images")
+    for discriminator in (linear(torch.randn(12, generator=generator).double()), Quadratic()):
+        x = [torch.randn(1, 3, 2, 2, generator=generator, dtype=torch.float64).expand(n, -1, -1, -1) for _ in range(2)]
+        labels = torch.ones(n, dtype=torch.int64)
+        given = (x[0], labels, x[1], labels, torch.rand(n, generator=generator))
+        value, mean = PENALTIES[exact](discriminator, *given), PENALTIES[approximate](discriminator, *given)
+        assert abs(mean - value) < 4 * value * (2 / n) ** 0.5 + 100 * SIGMA**2
+
+
+def test_the_noise_of_an_image_is_its_own():
+    """A function of its epsilon alone: a batch may be cut anywhere. Two images have two."""
+    labels = torch.zeros(B, dtype=torch.int64)
+    seen = []
+
+    def discriminator(x, labels):
+        seen.append(x)
+        return x.flatten(1).sum(1)
+
+    real, _, fake, _, epsilon = situation()
+    PENALTIES["approximate_r1"](discriminator, real, labels, fake, labels, epsilon)
+    noise = (seen[0] - seen[1]) / SIGMA
+    PENALTIES["approximate_r1"](discriminator, real[2:], labels[2:], fake[2:], labels[2:], epsilon[2:].double())
+    assert torch.equal(seen[2] - seen[3], seen[0][2:] - seen[1][2:])
+    assert (noise[0] - noise[1]).abs().mean() > 0.5

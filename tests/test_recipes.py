@@ -13,6 +13,9 @@ from gander.recipes.experiment import Facts
 GAMES = [name for name in RECIPES if "generator_lr" in recipes.knobs(recipes.load(name))]
 
 
+ATTENTION_ALONE = ("all_attention", "all_attention_pyramid", "pixel_discriminator")
+
+
 def batches(experiment, facts, size):
     images = torch.randn(size, facts.channels, experiment.resolution, experiment.resolution).clamp(-1, 1)
     return [[(images, torch.arange(size) % max(1, facts.num_classes))]] * experiment.learner.draws_per_step
@@ -24,7 +27,14 @@ def batches(experiment, facts, size):
 def test_two_steps(name, classes, loss):
     facts = Facts(100, classes, 3)
     experiment = recipes.load(name)(
-        facts, resolution=16, width=4, batch=4, steps=2, loss=loss, augment="color,translation,cutout", flip=True
+        facts,
+        resolution=16,
+        width=8 if name in ATTENTION_ALONE else 4,
+        batch=4,
+        steps=2,
+        loss=loss,
+        augment="color,translation,cutout",
+        flip=True,
     )
     before = [p.detach().clone() for p in experiment.networks["generator"].parameters()]
     for step in range(2):
@@ -50,6 +60,12 @@ def test_what_the_sources_do(name):
             assert (knobs["loss"], knobs["cr"]) == ("hinge", 10)
         else:
             assert (knobs["loss"], knobs["cr"], knobs["batch_cr"]) == ("saturating_hinge", 0, 100)
+    elif name == "pixel_discriminator":
+        assert (knobs["loss"], knobs["betas"], knobs["generator_lr"]) == ("logistic", (0.0, 0.999), 1e-4)
+        assert (knobs["pixels"], knobs["pixel_consistency"], knobs["composites"], knobs["boxes"]) == (1.0, 1.0, 0.5, 0.1)
+    elif name in ATTENTION_ALONE:
+        assert (knobs["loss"], knobs["betas"], knobs["bcr"]) == ("logistic", (0.0, 0.99), 10.0)
+        assert (knobs["discriminator_attention"], knobs["augment"]) == ("l2", "color,translation,cutout")
     else:
         assert knobs["discriminator_lr"] == 4 * knobs["generator_lr"] == 4e-4
         assert (knobs["betas"], knobs["loss"], knobs["n_dis"], knobs["spectral_norm"]) == ((0.0, 0.9), "hinge", 1, "both")
@@ -72,7 +88,7 @@ def test_labels_that_are_not_used_are_named():
     resolution=st.sampled_from([16, 32, 64]),
     width=st.integers(1, 9),
     attention=st.sampled_from(["none", "self", "full", "article", "residual", "feature", "gate", "self+feature"]),
-    name=st.sampled_from(sorted(GAMES)),
+    name=st.sampled_from(sorted(set(GAMES) - set(ATTENTION_ALONE))),
     classes=st.integers(0, 3),
 )
 def test_any_width_and_resolution_make_networks_that_fit(resolution, width, attention, name, classes):
@@ -83,6 +99,22 @@ def test_any_width_and_resolution_make_networks_that_fit(resolution, width, atte
         images = experiment.networks["generator"](torch.empty(2, experiment.networks["generator"].latent_dim), labels)
         assert images.shape == (2, 1, resolution, resolution)
         assert experiment.networks["discriminator"](images, labels).shape == (2,)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    resolution=st.sampled_from([16, 32, 64]),
+    width=st.integers(8, 70),
+    name=st.sampled_from(ATTENTION_ALONE),
+    classes=st.integers(0, 3),
+)
+def test_any_width_of_tokens_makes_networks_that_fit(resolution, width, name, classes):
+    with torch.device("meta"):
+        networks = recipes.load(name)(Facts(10, classes, 1), resolution=resolution, width=width).networks
+        labels = torch.zeros(4, dtype=torch.int64)
+        images = networks["generator"](torch.empty(4, networks["generator"].latent_dim), labels)
+        assert images.shape == (4, 1, resolution, resolution)
+        assert networks["discriminator"](images, labels).shape == (4,)
 
 
 def test_the_generators_loss_of_locate_faithful_dies_where_the_discriminator_is_fooled():

@@ -12,6 +12,14 @@ from gander.layers.norms import has_batch_statistics
 from gander.layers.spectral_norm import refresh
 
 
+def decay_of(half_life: float, batch: int) -> float:
+    """The decay with which a weight counts half after `half_life` thousand images: 0.5^(batch / 1000 half_life); 0 is no averaging.
+
+    Karras et al. 2018, https://arxiv.org/abs/1710.10196: 10 thousand; a number of images means the same at any batch.
+    """
+    return 0.5 ** (batch / (1000 * half_life)) if half_life else 0.0
+
+
 class EMA:
     """average <- d·average + (1 - d)·weights,  d = min(decay, (1 + step) / (10 + step)): early steps are soon forgotten.
 

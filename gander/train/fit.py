@@ -131,18 +131,19 @@ def _checked(recent: list[tuple[int, dict[str, Tensor]]], learner: Learner | Non
 
     Collapse where they are not. With a learner its weights and buffers are looked at too. The verdict is that of all processes.
     """
-    table = torch.stack([torch.stack([value.float() for value in values.values()]) for _, values in recent])
+    table = torch.stack([value.float() for _, values in recent for value in values.values()])
     table = distributed.all_reduce(table) / distributed.processes()  # a NaN of one process is a NaN for all
-    rows = table.tolist()
-    for (step, values), row in zip(recent, rows, strict=True):
-        for name, value in zip(values, row, strict=True):
+    numbers = iter(table.tolist())
+    for step, values in recent:  # a step may have terms that another has not
+        last = dict(zip(values, numbers, strict=False))
+        for name, value in last.items():
             if not math.isfinite(value):
                 raise NotFinite(_not_finite(step, name.replace("_", " "), value))
     if learner:
         odd = _odd_tensor(learner)
         if distributed.agree(int(odd is not None)):
             raise NotFinite(_not_finite(recent[-1][0], odd or "weight of another process", math.nan))
-    return dict(zip(recent[-1][1], rows[-1], strict=True))
+    return last
 
 
 def _odd_tensor(learner: Learner) -> str | None:

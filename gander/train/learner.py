@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from gander import draws, look
+from gander import distributed, draws, look
 from gander.layers.spectral_norm import sigmas
 
 SEEN, GRID = 4, 4  # images, and positions to each side of them, that the log measures attention over
@@ -45,6 +45,14 @@ def gammas_and_sigmas(network: nn.Module, prefix: str = "") -> dict[str, Tensor]
         if name.endswith("gamma") and parameter.numel() == 1
     }
     return found | {f"sigma/{prefix}{name}": sigma for name, sigma in sigmas(network).items()}
+
+
+@torch.no_grad()
+def variety(x: Tensor) -> Tensor:
+    """√ of the mean over all but the first axis of the variance over the first, that of all processes: 0 where all are one."""
+    n = len(x) * distributed.processes()
+    mean = distributed.all_reduce(x.sum(0)) / n
+    return (distributed.all_reduce((x - mean).square().sum(0)) / n).mean().sqrt()
 
 
 def attention(network: nn.Module, inputs: Sequence[Tensor | None], side: int, prefix: str = "") -> dict[str, Tensor]:

@@ -27,6 +27,11 @@ def resolve(asked: str | None, device: torch.device) -> str:
     return asked
 
 
+def full(x: Tensor) -> Tensor:
+    """fp32 where a forward ran in less: losses and penalties are made of it. float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Precision:
     """Autocast for forwards, loss scaling for fp16. Penalties, losses and norms of the batch stay in fp32."""
 
@@ -43,12 +48,17 @@ class Precision:
     def backward(self, player: str, loss: Tensor) -> None:
         self.scalers[player].scale(loss).backward()
 
-    def step(self, player: str, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Tensor:
-        """Take the step (fp16: not where the scaled gradient overflowed) and return the norm of the gradient."""
+    def step(self, player: str, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], clip: float = 0.0) -> Tensor:
+        """Take the step (fp16: not where the scaled gradient overflowed) and return the norm of the gradient.
+
+        With `clip` a gradient whose norm is larger is shrunk to it; the norm returned is that before.
+        """
         scaler = self.scalers[player]
         if self.name == "fp16":
             scaler.unscale_(optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if clip:
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
         scaler.step(optimizer)
         scaler.update()
         # an overflow is the scaler's business: the step was not taken, the scale will fall
