@@ -8,6 +8,8 @@ from gander.data.batches import Batches
 from gander.recipes.experiment import Facts
 
 SMALL = {"resolution": 16, "width": 4, "batch": 12, "steps": 10}
+# 48 is cut into groups of four by 1, 2 and 3 processes and 2 micro-batches
+NO_CONVOLUTION = {"width": 8, "latent": 16, "discriminator_width": 8, "discriminator_depth": 1, "batch": 48, "warm_up": 4}
 # name -> (recipe, classes, knobs)
 GAMES = {
     "article": ("sagan", 0, {"attention": "article", "flip": True}),
@@ -16,6 +18,23 @@ GAMES = {
     "official relativistic": ("sagan_official", 0, {"loss": "relativistic", "r1": 1.0, "r2": 1.0, "spectral_norm": "none"}),
     "wgan-gp": ("sagan", 0, {"loss": "wasserstein", "wgan_gp": 10.0, "n_dis": 2, "spectral_norm": "none", "accumulate": 2}),
     "dcgan": ("dcgan", 0, {"attention": "self+residual"}),
+    "skinny": (
+        "all_attention",
+        3,
+        {**NO_CONVOLUTION, "depth": 1, "tokens": 4, "mapping_depth": 1, "pixels": "product", "stage_depth": 1}
+        | {"adaptive": True, "lecam": 0.3, "approximate_r1": 1.0},
+    ),
+    "pyramid": (
+        "all_attention_pyramid",
+        0,
+        {**NO_CONVOLUTION, "depth": (1,), "reversible": True, "discriminator_attention": "product", "spectral_norm": False}
+        | {"loss": "relativistic", "r1": 1.0, "r2": 1.0, "bcr": 0.0, "augment": "none"},
+    ),
+    "pixels": (
+        "pixel_discriminator",
+        3,
+        {**NO_CONVOLUTION, "depth": 1, "queries": 4, "scales": 2, "composite_warm_up": 4, "composites": 1.0},
+    ),
     "consistent": ("dcgan", 0, {"attention": "self", "spectral_norm": "both", "bcr": 10.0, "zcr": 5.0, "augment": "translation"}),
 }
 
