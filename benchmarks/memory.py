@@ -45,6 +45,15 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("locate", {"resolution": 256, "batch": 4}),
     ("locate", {"resolution": 512, "batch": 1}),
     ("locate", {"resolution": 1024, "batch": 1}),
+    ("attention_classifier", {"resolution": 64, "batch": 16, "depth": 6}),
+    ("all_attention", {"resolution": 32, "batch": 8}),
+    ("all_attention", {"resolution": 64, "batch": 4}),
+    ("all_attention", {"resolution": 128, "batch": 2, "single_pass": True, "reversible": True}),
+    ("all_attention", {"resolution": 256, "batch": 1, "reversible": True}),
+    ("all_attention", {"resolution": 256, "batch": 1, "reversible": True, "width": 384, "depth": 12, "tokens": 256}),
+    ("all_attention_pyramid", {"resolution": 32, "batch": 8}),
+    ("all_attention_pyramid", {"resolution": 64, "batch": 4}),
+    ("pixel_discriminator", {"resolution": 32, "batch": 8}),
 ]
 SPARE = 2**30  # bytes that are left to the rest of the machine
 STEPS = 2

@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from gander import draws, recipes
 from gander import estimate as estimates
+from gander.models.all_attention import skinny
 from gander.recipes.experiment import Facts
 
 SMALL = {"resolution": 16, "width": 8, "attention": "none"}
@@ -75,12 +76,22 @@ def test_weights_are_the_bytes_of_three_networks_and_what_training_adds_to_two()
 def allocated(experiment, steps=2):
     """Bytes that live at their most in real steps on the CPU, by torch's profiler: from before the first, the networks included."""
     share, side = experiment.batch // experiment.learner.accumulate, experiment.resolution
-    now = most = sum(p.nbytes for network in experiment.networks.values() for p in (*network.parameters(), *network.buffers()))
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+
+    def work():
         images = [torch.zeros(share, 3, side, side) for _ in range(experiment.learner.accumulate)]
         batches = [[(part, torch.zeros(share, dtype=torch.int64)) for part in images]] * experiment.learner.draws_per_step
         for step in range(steps):
             experiment.learner.step(step, batches, draws.at_step(0, step))
+
+    networks = experiment.networks.values()
+    return sum(p.nbytes for network in networks for p in (*network.parameters(), *network.buffers())) + peak(work)
+
+
+def peak(work):
+    """Bytes that live at their most, over those that lived before."""
+    now = most = 0
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):
         now += event.nbytes()
@@ -107,6 +118,24 @@ def test_tensors_are_what_real_steps_allocate(name, knobs):
     meter = estimates.measured(made(name=name, **knobs), 3)[0]
     assert meter.most == pytest.approx(allocated(made("cpu", name, **knobs)), rel=0.15)
     assert meter.now < 0.9 * meter.most
+
+
+@pytest.mark.parametrize("reversible", [True, False])
+@pytest.mark.parametrize("pixels", ["window", "lsh"])
+def test_tensors_inside_attention_and_reversible_stacks_are_seen(pixels, reversible):
+    """Attention in windows and by hashes, and what is computed again in backward: a forward and a backward of a generator."""
+    knobs = {"latent_dim": 16, "style": 16, "width": 64, "depth": 3, "tokens": 16, "mapping_tokens": 4, "mapping_depth": 1}
+
+    def made(device):
+        with torch.device(device):
+            return skinny.Generator(64, pixels=pixels, reversible=reversible, **knobs), torch.zeros(1, 16)
+
+    network, latents = made("meta")
+    meter = estimates._Meter()
+    with meter:
+        network(latents).square().mean().backward()
+    network, latents = made("cpu")
+    assert meter.most == pytest.approx(peak(lambda: network(latents).square().mean().backward()), rel=0.25)
 
 
 GROWTH = """

@@ -11,6 +11,7 @@ from gander.attention.kernels import BLOCK, own_precision
 from gander.errors import UserError
 
 ALONE = -5e4  # the score of a position with itself: any other key that it meets leaves nothing of it
+SMALL = ("cpu", "meta")  # devices where blocks are small: caches, and what is said of them where there are only shapes
 NEVER = -1e9  # that of a key which only fills up the last chunk
 
 
@@ -98,7 +99,7 @@ def _hashed(q: Float[Tensor, "b heads n d"], bucket: int, rounds: int, *, fixed:
     half = -(-count // 2)
     rounds = rounds if count > 2 else 1  # of two chunks the first round leaves nothing
     source = torch.Generator("cpu").manual_seed(0) if fixed else None
-    rows, some = q.flatten(0, 2), max(1, (4 if q.device.type == "cpu" else 128) * BLOCK // half)
+    rows, some = q.flatten(0, 2), max(1, (4 if q.device.type in SMALL else 128) * BLOCK // half)
     # made before all else: pieces left between the large tensors that come and go would keep the heap from using their room again
     found = torch.empty(rounds, len(rows), dtype=torch.long, device=q.device)
     for buckets in found:
@@ -167,7 +168,7 @@ class Meetings(NamedTuple):
         first_row = torch.arange(images, device=self.order.device)[:, None] * whole
         ids = self.chunk.flatten(1).float()  # floats: products of them tell who met, in a third of the time of comparisons
         outside = NEVER * (torch.arange(whole, device=ids.device) >= self.n).repeat(images) if whole > self.n else None
-        scores = BLOCK if ids.device.type == "cpu" else 128 * BLOCK
+        scores = BLOCK if ids.device.type in SMALL else 128 * BLOCK
         for r, order in enumerate(self.order):
             own = (order + first_row).unflatten(1, (chunks, -1))
             met = torch.cat([own.roll(1, 1), own], -1) if chunks > 1 else own
