@@ -17,7 +17,7 @@ from gander.train.balance import Adaptive, LeCam, load
 from gander.train.descent import Descent
 from gander.train.ema import EMA, ready
 from gander.train.judge import Judge, Penalty, logit
-from gander.train.learner import SEEN, attention, gammas_and_sigmas, variety
+from gander.train.learner import SEEN, add, attention, gammas_and_sigmas, variety
 from gander.train.precision import Precision, full
 from gander.train.samples import Generator, columns_of, latents_of, sample, standing_inputs
 from gander.train.shares import Batch, Shares
@@ -48,8 +48,7 @@ class Gan:
         dequantize: real images get U(0, 1/128) on top, so that no value is exactly one of 256.
 
     Raises:
-        UserError: as `Judge` and `Descent`; for CutMix with a discriminator without `verdicts`, and adaptive augmentation in a game
-            where a logit's sign says nothing.
+        UserError: as `Judge` and `Descent`; for CutMix without `verdicts`, adaptive augmentation where a logit's sign says nothing.
     """
 
     def __init__(
@@ -177,7 +176,7 @@ class Gan:
                 values[name] = value
                 loss = loss + weight * value
             self.precision.backward("discriminator", loss / self.accumulate)
-            _add(sums, values, 1 / self.accumulate)
+            add(sums, values, 1 / self.accumulate)
             for name, of_all in said.items():
                 of_all.append(logits[name].detach())
         return sums | self._seen(torch.cat(said["real"]), torch.cat(said["fake"]), step)
@@ -235,7 +234,7 @@ class Gan:
                     values[name] = value
                     loss = loss + weight * value
                 self.precision.backward("generator", loss / self.accumulate)
-                _add(sums, values, 1 / self.accumulate)
+                add(sums, values, 1 / self.accumulate)
         finally:
             for parameter in learning:
                 parameter.requires_grad_(True)
@@ -298,9 +297,3 @@ class Gan:
         self.precision.load_state_dict(state["precision"])
         for name, part in self._balance.items():
             load(name, part, state[name])
-
-
-def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor], weight: float) -> None:
-    for name, value in values.items():
-        value = value.detach() * weight
-        sums[name] = sums[name] + value if name in sums else value

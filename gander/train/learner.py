@@ -37,6 +37,13 @@ class Learner(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
+def add(sums: dict[str, Tensor], values: Mapping[str, Tensor], weight: float) -> None:
+    """Add values to their sums, by name; the first of a name begins one. What is kept has no graph."""
+    for name, value in values.items():
+        value = value.detach() * weight
+        sums[name] = sums[name] + value if name in sums else value
+
+
 def gammas_and_sigmas(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     """γ of each attention layer and σ of each normalised weight, for the log: `gamma/<prefix><layer>`, `sigma/<prefix><layer>`."""
     found = {
