@@ -53,12 +53,13 @@ def test_what_the_sources_do(name):
     if name == "dcgan":
         assert (knobs["generator_lr"], knobs["betas"], knobs["loss"], knobs["latent"]) == (2e-4, (0.5, 0.999), "logistic", 100)
     elif name.startswith("locate"):
-        assert knobs["discriminator_lr"] == 4 * knobs["generator_lr"] == 2e-3
-        assert (knobs["optimizer"], knobs["betas"], knobs["batch"], knobs["n_dis"]) == ("nadam", (0.5, 0.9), 16, 1)
+        assert knobs["discriminator_lr"] == 4 * knobs["generator_lr"]
+        assert (knobs["optimizer"], knobs["batch"], knobs["n_dis"]) == ("nadam", 16, 1)
         assert (knobs["attention"], knobs["width"], knobs["latent"], knobs["spectral_norm"]) == ("feature+gate", 48, 128, "both")
         if name == "locate":
-            assert (knobs["loss"], knobs["cr"]) == ("hinge", 10)
+            assert (knobs["loss"], knobs["generator_lr"], knobs["cr"]) == ("hinge", 2e-4, 1.0)
         else:
+            assert (knobs["generator_lr"], knobs["betas"]) == (5e-4, (0.5, 0.9))
             assert (knobs["loss"], knobs["cr"], knobs["batch_cr"]) == ("saturating_hinge", 0, 100)
     elif name == "pixel_discriminator":
         assert (knobs["loss"], knobs["betas"], knobs["generator_lr"]) == ("logistic", (0.0, 0.999), 1e-4)
