@@ -156,9 +156,10 @@ def _images(sights: Sequence[Sight], classes: Sequence[str], cells: int, keys: i
         seen = sorted(
             (sight for sight in sights if sight.shown == words), key=lambda sight: not sight.network.startswith("generator")
         )
-        sample = words.startswith("samples")
+        kind = words.partition(" ")[0]  # samples, real, composites
+        sample, named = kind == "samples", {"samples": "sample", "real": "real image"}.get(kind, "composite")
         for i, image in enumerate(to_bytes(seen[0].seen.images)[:count]):
-            name = f"sample {i}" if sample else f"real image {i}"
+            name = f"{named} {i}"
             name += f", {classes[i % len(classes)]}" if sample and classes else ""
             networks = [
                 {"network": s.network, "layers": [_packed(layer, i, cells, keys, heads) for layer in s.seen.layers]} for s in seen

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gander import draws, figures, look, recipes
+from gander.cutmix import CutMix, Regions, Verdicts, composite
 from gander.data import Dataset, open_source, prepare
 from gander.data.crops import centre_crop
 from gander.data.sources import cut
@@ -35,6 +36,8 @@ class Sight(NamedTuple):
     step: int
     seed: int
     seen: look.Maps
+    said: Verdicts | None = None  # of pixels and boxes, where the network says something of them
+    regions: Regions | None = None  # where its images are real, if they are composites
 
 
 def look_at(
@@ -53,7 +56,8 @@ def look_at(
 ) -> tuple[list[Sight], str]:
     """Each network of a run that has attention layers, looked at with each kind of images; and what was left out, if anything.
 
-    A generator is looked at while it makes samples of `seed`, another network while it sees these samples, and real images.
+    A generator is looked at while it makes samples of `seed`, another network while it sees these samples, and real images. One
+    that judges pixels (`gander.cutmix`) also says what it thinks of them, and of composites of both.
     UserError for a run without attention layers, and for what cannot be had of what was asked.
     """
     for name, value in {"images": images, "points": points}.items():
@@ -74,17 +78,23 @@ def look_at(
     if any(not name.startswith("generator") for name in names):
         dataset, left_out = _real(run, data, trial.side or trial.resolution, classes if num_classes else None, chosen)
 
-    shows: list[tuple[str, tuple[Tensor, Tensor]]] = []
+    shows: list[tuple[str, tuple[Tensor, Tensor], Regions | None]] = []
     if any(name.startswith("generator") for name in trial.networks):
         generator, _ = load_generator(run, step=at, network=network, device=device, recipe=recipe)
         latents, labels = (t.to(device) for t in latents_of(generator, seed, range(images), label=chosen))
         made = images_of(generator, latents, labels, device=device)
         if not made.isfinite().all():
             raise UserError(f"{run.folder} makes samples that hold NaN or infinity at step {at}; take an earlier --step")
-        shows += [(f"samples of seed {seed}", (made.to(device), labels))]
+        shows += [(f"samples of seed {seed}", (made.to(device), labels), None)]
     if dataset is not None:
         real, of_real = _some(dataset, images, seed, chosen)
-        shows += [("real images", (centre_crop(real, trial.resolution).to(device), of_real.to(device)))]
+        real, of_real = centre_crop(real, trial.resolution).to(device), of_real.to(device)
+        shows += [("real images", (real, of_real), None)]
+        if shows[0][0] != "real images" and any(hasattr(trial.networks[name], "verdicts") for name in names):
+            game = CutMix(rectangles=2)
+            regions = game.cut(game.draw(draws.generator("composites", seed), len(real)).to(device), real.shape[2:])
+            fake = images_of(generator, latents[: len(real)], of_real, device=device).to(device)  # one label a composite
+            shows += [("composites of real images and samples", (composite(real, fake, regions), of_real), regions)]
     if not shows:
         raise UserError(f"there are no images to look at ({left_out}); name some with --data FOLDER")
     others = recipes.rebuild(run, recipe).networks
@@ -98,18 +108,28 @@ def look_at(
         checkpoint.load_network(place / f"{name}.safetensors", others[name])
         found: Any = ready(others[name].to(device))
         takes = len(inspect.signature(found.forward).parameters)  # images, or images and labels
-        for words, inputs in shows:
-            sights.append(Sight(name, words, at, seed, look.maps(found, inputs[:takes], positions, count=points)))
+        for words, inputs, regions in shows:
+            if regions and not hasattr(found, "verdicts"):
+                continue
+            seen = look.maps(found, inputs[:takes], positions, count=points)
+            with torch.no_grad():
+                said = found.verdicts(*inputs[:takes]) if hasattr(found, "verdicts") else None
+            sights.append(Sight(name, words, at, seed, seen, said, regions))
     return sights, left_out
 
 
 def draw(run: Run, sights: Sequence[Sight], folder: Path) -> list[Path]:
-    """A picture of each, written to the folder."""
+    """A picture of each, written to the folder; a second one of what is said of pixels and boxes."""
     paths = []
-    for network, words, step, seed, seen in sights:
-        title = f"{network} on {words}, step {step:,} of {run.folder.resolve().name}"
-        paths.append(folder / f"{network}-{words.partition(' ')[0]}-seed{seed}-step{step}.png")
-        save_png(paths[-1], np.asarray(figures.attention(seen, title)))
+    for sight in sights:
+        title = f"{sight.network} on {sight.shown}, step {sight.step:,} of {run.folder.resolve().name}"
+        name = f"{sight.shown.partition(' ')[0]}-seed{sight.seed}-step{sight.step}.png"
+        pictures = {sight.network: figures.attention(sight.seen, title)}
+        if sight.said:
+            pictures["verdicts"] = figures.verdicts(sight.seen.images, sight.said, sight.regions, title)
+        for kind, picture in pictures.items():
+            paths.append(folder / f"{kind}-{name}")
+            save_png(paths[-1], np.asarray(picture))
     return paths
 
 

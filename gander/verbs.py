@@ -252,8 +252,8 @@ def look(
     sights, left_out = looking.look_at(the_run, **asked)
     paths = looking.draw(the_run, sights, folder)
     say("\n".join([*looking.table(sights), ""]))
-    for sight, path in zip(sights, paths, strict=True):
-        say(f"{sight.network} on {sight.shown}: {path}")
+    for path in paths:
+        say(str(path))
     if left_out:
         say(left_out)
     return paths

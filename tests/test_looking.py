@@ -26,7 +26,8 @@ KNOBS = {"resolution": 16, "width": 2, "latent": 4, "batch": 4, "steps": 2, "att
 def born(folder, name="sagan", classes=(), where="photos", **knobs):
     """A run with one checkpoint, of untrained networks."""
     recipe, facts = recipes.load(name), Facts(8, len(classes), 3)
-    resolved = recipes.resolve(recipe, KNOBS | knobs)
+    known = recipes.knobs(recipe)
+    resolved = recipes.resolve(recipe, {key: value for key, value in (KNOBS | knobs).items() if key in known or key in knobs})
     data = {"where": str(where), "split": None}
     if Path(where).is_dir():
         data["fingerprint"] = prepare(open_source(where), 16, progress=False).fingerprint
@@ -74,6 +75,22 @@ def test_each_network_is_looked_at_on_all_it_can_see(run):
     for path in paths:
         with Image.open(path) as image:
             assert min(image.size) > 3 * 160
+
+
+def test_a_discriminator_that_judges_pixels_also_says_what_it_thinks_of_composites(tmp_path, photos):
+    small = {"width": 16, "discriminator_width": 16, "queries": 3, "depth": 1, "scales": 2, "latent": 16}
+    run = born(tmp_path / "pixels", "pixel_discriminator", ("cats", "dogs"), photos, **small)
+    sights, _ = looking.look_at(run, images=3, points=2)
+    mixed = sights[2]
+    assert [s.shown for s in sights[:3]] == ["samples of seed 0", "real images", "composites of real images and samples"]
+    real = sights[1].seen.images
+    assert mixed.regions.real.shape == (3, 1, 16, 16) and mixed.regions.real.any() and not mixed.regions.real.all()
+    where = mixed.regions.real.expand(-1, 3, -1, -1)
+    assert torch.equal(mixed.seen.images[where], real[where])
+    assert not (mixed.seen.images == real)[~where].all()
+    assert all(s.said.pixels.shape == (3, 1, 16, 16) and s.said.boxes.shape == (3, 3, 4) for s in sights[:3])
+    assert all(s.said is None for s in sights[3:])
+    assert "verdicts-composites-seed0-step2.png" in {path.name for path in looking.draw(run, sights, tmp_path / "look")}
 
 
 def test_the_samples_are_those_of_gander_sample_in_both_networks(run):
@@ -176,7 +193,7 @@ def test_a_classifier_is_looked_at_on_real_images(run, monkeypatch):
     experiment = SimpleNamespace(networks={"classifier": network}, resolution=16, side=24)
     monkeypatch.setattr(recipes, "rebuild", lambda *_: experiment)
     run.described["classes"] = ["cats", "dogs"]
-    ((name, words, step, _, seen),), _ = looking.look_at(run, images=2)
+    ((name, words, step, _, seen, *_),), _ = looking.look_at(run, images=2)
     assert (name, words, step, seen.layers[0].kind) == ("classifier", "real images", 5, "signed")
     assert seen.images.shape == (2, 3, 16, 16)  # the middle of the squares of 24 that it learns from
     run.described["data"]["where"] = "gone"
@@ -236,7 +253,7 @@ def test_the_verb_tells_the_table_and_the_files(run, say, tmp_path):
         "look", run.folder, "--images", 2, "--positions", 3, 4, 15, 0, "--out", tmp_path / "out", "--device", "cpu"
     )
     assert (code, err) == (0, "")
-    assert "generator_ema on samples of seed 0: " in out
+    assert "generator_ema-samples-seed0-step2.png" in out
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
     assert not (run.folder / "look").exists()
 
