@@ -108,13 +108,13 @@ def look_at(
         checkpoint.load_network(place / f"{name}.safetensors", others[name])
         found: Any = ready(others[name].to(device))
         takes = len(inspect.signature(found.forward).parameters)  # images, or images and labels
-        for words, inputs, regions in shows:
-            if regions and not hasattr(found, "verdicts"):
+        for words, inputs, where in shows:
+            if where and not hasattr(found, "verdicts"):
                 continue
             seen = look.maps(found, inputs[:takes], positions, count=points)
             with torch.no_grad():
                 said = found.verdicts(*inputs[:takes]) if hasattr(found, "verdicts") else None
-            sights.append(Sight(name, words, at, seed, seen, said, regions))
+            sights.append(Sight(name, words, at, seed, seen, said, where))
     return sights, left_out
 
 

@@ -84,7 +84,9 @@ def test_a_discriminator_that_judges_pixels_also_says_what_it_thinks_of_composit
     mixed = sights[2]
     assert [s.shown for s in sights[:3]] == ["samples of seed 0", "real images", "composites of real images and samples"]
     real = sights[1].seen.images
-    assert mixed.regions.real.shape == (3, 1, 16, 16) and mixed.regions.real.any() and not mixed.regions.real.all()
+    assert mixed.regions.real.shape == (3, 1, 16, 16)
+    assert mixed.regions.real.any()
+    assert not mixed.regions.real.all()
     where = mixed.regions.real.expand(-1, 3, -1, -1)
     assert torch.equal(mixed.seen.images[where], real[where])
     assert not (mixed.seen.images == real)[~where].all()
