@@ -35,7 +35,7 @@ class Attention(nn.Module):
     |---------|------------------------------------------------------------------------------------------------------------|
     | product | queries and keys have root mean square 1 times a learned gain; see `gander.attention.MultiHeadAttention`     |
     | window  | the same inside squares of pixels, those of half of the heads shifted by half: `WindowAttention`           |
-    | l2      | softmax(-|q_i - q_j|² / √d_h): query and key are one (ViTGAN's discriminator): `L2Attention`, values untied  |
+    | l2      | softmax(-|q_i - q_j|² / √d_h): query and key are one, born ⁴√d_h smaller: `L2Attention`, values untied        |
     | lsh     | query and key are one; only pairs of one bucket, in training by a hash of each forward: `LSHAttention`     |
 
     Shapes: (b, n, d), context (b, m, c) -> (b, n, d); without a context keys and values are those of the tokens themselves.
@@ -97,6 +97,8 @@ class Attention(nn.Module):
         for part in (self.query, self.key, self.value, self.output):
             if part is not None:
                 nn.init.xavier_uniform_(part.weight)
+        if kind == "l2":  # at the others' scale |q_i - q_j|² / √d_h is 2 √d_h between normed tokens: each would see itself alone
+            nn.init.xavier_uniform_(self.query.weight, width**-0.25)
 
     def forward(self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b m c"] | None = None) -> Float[Tensor, "b n d"]:
         q, k = self.operands(x, context)

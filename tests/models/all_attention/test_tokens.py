@@ -169,3 +169,13 @@ def test_mistakes_get_one_line(made, line):
     with pytest.raises(UserError, match=line) as error:
         made()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("width", [16, 64])
+@pytest.mark.parametrize("kind", ["product", "l2"])
+def test_normed_tokens_look_at_each_other_at_birth(kind, width):
+    torch.manual_seed(0)
+    layer = Attention(4 * width, 4, kind=kind, size=(8, 8))
+    x = torch.nn.functional.layer_norm(torch.randn(2, 64, 4 * width), (4 * width,))
+    oneself = layer.weights(x).flatten(3).diagonal(dim1=2, dim2=3)
+    assert oneself.mean() < 0.2  # all alike would be 1/64; of distances at the scale of products it is 1
