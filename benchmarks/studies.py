@@ -10,6 +10,8 @@ Each is one command, which this says and prints; stop it when you like, and say 
 | imagewoof | SimpleSelfAttention's: does attention at the end of an xresnet's first stage raise accuracy? Small ones, 64 px |
 | twins | does a GAN with attention draw two discs that belong together more often than one with a residual block? |
 | stability | spectral norm on no network, D, both; equal rates or D's four times as high: failures count |
+| fraction | how much data attention needs: a SAGAN without and with it on 500, 5,000 and 50,000 twins, judged against all |
+| fraction_all | the same of networks of attention alone, small enough for a minute a run |
 """
 
 import argparse
@@ -23,6 +25,7 @@ from typing import Any
 from machine import keep
 
 from gander.files import read_json
+from gander.study.statistics import difference
 
 SMALL = "--data probe:twins --resolution 16 --betas 0.0 0.99 --ema 0.99 --sample-every 0 --log-every 100"
 STUDIES = {
@@ -32,6 +35,12 @@ STUDIES = {
     "--vary attention=residual,full --seeds 5",
     "stability": f"sagan {SMALL} --width 8 --batch 32 --steps 300 --attention full --generator-lr 1e-3 --outcome Fréchet "
     "--vary spectral_norm=none,discriminator,both --vary discriminator_lr=1e-3,4e-3 --seeds 5",
+    "fraction": f"sagan {SMALL} --width 16 --batch 64 --steps 1250 --generator-lr 5e-4 --discriminator-lr 5e-4 "
+    "--vary fraction=0.01,0.1,1 --vary attention=none,full --seeds 3",
+    "fraction_all": "all_attention --data probe:twins --resolution 16 --width 48 --depth 2 --tokens 16 --latent 64 --stage-depth 1 "
+    "--mapping connected --mapping-depth 2 --pixels product --patch 2 --discriminator-width 48 --discriminator-depth 2 --bcr 0 "
+    "--batch 32 --steps 300 --warm-up 50 --ema-half-life 1 --sample-every 0 --log-every 100 --outcome Fréchet "
+    "--vary fraction=0.01,0.1,1 --seeds 3",
 }
 
 
@@ -50,7 +59,24 @@ def kept(name: str, folder: Path) -> None:
         lines.append("| " + " | ".join(map(str, [*row, arm["steps"], f"{arm['seconds_a_step']:.3g}", runs])) + " |")
     says = [f"- {difference['says']} (paired p {difference['paired']:.2g}, Holm {difference['holm']:.2g})"
             for difference in found["differences"]]  # fmt: skip
+    says += within(study)
     keep(f"studies-{name}", {"plan": study["plan"], "result": found}, "\n".join([*lines, "", *says]))
+
+
+def within(study: dict[str, Any]) -> list[str]:
+    """Of two knobs: what the second makes at each value of the first, over the same seeds."""
+    vary, arms = list(study["plan"]["vary"].items()), study["result"]["arms"]
+    if len(vary) < 2:
+        return []
+    (first, values), (_, inner) = vary[0], vary[-1]
+    lines, of_each = [], len(arms) // len(values)
+    for number, value in enumerate(values):
+        without, *others = arms[number * of_each : (number + 1) * of_each]
+        for arm, name in zip(others, inner[1:], strict=True):
+            apart = difference(arm["values"], without["values"])
+            what = f"{name} − {inner[0]} = {apart.mean:+.2g}, 95 % CI {apart.low:.2g} to {apart.high:.2g}"
+            lines.append(f"- at {first} {value}: {what} (paired p {apart.paired:.2g}, one of {len(values)} looked at)")
+    return lines
 
 
 def main() -> None:
@@ -72,7 +98,7 @@ def main() -> None:
             "--study",
             str(folder),
         ]
-        if code := subprocess.run([sys.executable, "-m", "gander", *command]).returncode:
+        if code := subprocess.run(command).returncode:
             raise SystemExit(code)
         kept(name, folder)
 

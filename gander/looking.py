@@ -14,7 +14,7 @@ from gander import draws, figures, look, recipes
 from gander.cutmix import CutMix, Regions, Verdicts, composite
 from gander.data import Dataset, open_source, prepare
 from gander.data.crops import centre_crop
-from gander.data.sources import cut
+from gander.data.sources import cut, share
 from gander.errors import UserError, shown
 from gander.grids import save_gif, save_png
 from gander.run import Run
@@ -167,12 +167,13 @@ def _real(run: Run, data: str | None, side: int, classes: list[str] | None, labe
         if not (data or where.startswith("probe:") or Path(where).exists()):
             raise UserError(f"{shown(where)} is not on this machine; name them: --data FOLDER")
         source = open_source(where, split=trained.get("split") if where == trained.get("where") else None)
+        fraction = 1.0 if data else run.fraction
         if classes is not None and list(source.classes) != classes:
             raise UserError(f"{shown(where)} has other classes than the run: {', '.join(source.classes[:3]) or 'none'} ...")
         options = {"channels": run.described["facts"].get("channels", 3), "allow_broken": True}
-        dataset = prepare(source, side, **options)
+        dataset = prepare(share(source, fraction), side, **options)
         if not data and dataset.fingerprint != trained.get("fingerprint") and source.kind != "probe":
-            dataset = prepare(cut(source, "training"), side, **options)  # what is left where a tenth was held out
+            dataset = prepare(share(cut(source, "training"), fraction), side, **options)  # what is left where a tenth was held out
         if not data and dataset.fingerprint != trained.get("fingerprint"):
             raise UserError(f"{shown(where)} holds others than those trained on; --data {shown(where)} says that they are meant")
         if label is not None and not (dataset.labels == label).any():

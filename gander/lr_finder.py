@@ -71,7 +71,7 @@ def lr(
     prepared = decoded(plan, {"channels": channels, "workers": workers, "allow_broken": allow_broken})
     if isinstance(prepared, Outcome):
         return prepared
-    dataset, _ = prepared
+    dataset = prepared.dataset
     torch.manual_seed(seed)
     experiment = plan.function(Facts(len(dataset), dataset.num_classes, channels), **plan.knobs)
     learner = experiment.learner.to(plan.device, runs_in)

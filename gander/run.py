@@ -28,6 +28,7 @@ from gander.files import lock, read_json, write_atomic, write_json
 
 # What may change when a run goes on; all else in run.json must be what it was.
 FREE = ("command", "versions", "machine", "created", "device", "name", "where")
+OLDER = {"fraction": 1.0}  # what is said of runs that were made before it was written down
 DESCRIBED: dict[str, type] = {"recipe": str, "knobs": dict, "facts": dict, "seed": int}  # what run.json has at least
 PARTS = ("run.json", "log.jsonl", "lock", "checkpoints", "samples", "look", "report.html", "tensorboard")  # that a run may write
 MAX_LINE = 1 << 20  # bytes of a line of the log
@@ -67,6 +68,14 @@ class Run:
             raise UserError(f"{file} has classes that are no list of names; restore it from a copy")
         return cls(folder, described)
 
+    @property
+    def fraction(self) -> float:
+        """Of the images, that it is trained on. UserError where run.json says what is no number."""
+        said = self.described.get("fraction", OLDER["fraction"])
+        if isinstance(said, bool) or not isinstance(said, int | float):
+            raise UserError(f"{self.folder}/run.json has a fraction of the images that is no number; restore it from a copy")
+        return float(said)
+
     @classmethod
     def start(cls, folder: Path, described: dict[str, Any], *, growing: bool = True) -> tuple["Run", bool]:
         """Make the run, or go on with it where the same is asked of it again: (run, whether it was there).
@@ -86,7 +95,7 @@ class Run:
         """UserError with the differences and a free name, unless what is described here is what the run says of it."""
         folder = self.folder
         before, now = (
-            dict(_flat({key: self.described.get(key) for key in described})),
+            dict(_flat({key: self.described.get(key, OLDER.get(key)) for key in described})),
             dict(_flat(json.loads(json.dumps(described)))),
         )
         had, asked = before.get("knobs.steps"), now.get("knobs.steps")

@@ -28,6 +28,7 @@ def train(
     data: str,
     run: str | None = None,
     split: str | None = None,
+    fraction: float = 1.0,
     channels: Literal[1, 3] = 3,
     device: str | None = None,
     precision: str | None = None,
@@ -51,6 +52,8 @@ def train(
         data: a folder or zip of images, a folder of parquet files, owner/name on the Hub, or probe:twins, probe:count.
         run: folder of the run; by default runs/RECIPE-DATA.
         split: which of the data's splits; by default train, where there are any.
+        fraction: of the images to train on, as large a part of each class; any seed has the same, a larger fraction has them too.
+            Samples are scored against all images.
         channels: 3 for colour, 1 for grey.
         device: cpu, cuda, cuda:1, mps; by default the best there is.
         precision: fp32, bf16 or fp16; by default bf16 on GPUs that have it, else fp32.
@@ -59,7 +62,7 @@ def train(
         log_every: steps between two lines of the log.
         save_every: steps between two checkpoints. The last two are kept, and to go back to (on-collapse) two older ones.
         sample_every: steps between two grids of samples; 0 is never.
-        score_every: steps between two scores of 2,560 samples against 10,000 training images; the best is kept; 0 is never.
+        score_every: steps between two scores of 2,560 samples against 10,000 of the images; the best is kept; 0 is never.
         score_features: for these scores; by default inception where its weights are in the cache, else random-conv.
         keep_every: keep the checkpoints of these steps for good; 0 is none.
         on_collapse: when the log shows that the run goes wrong: warn, stop, or rollback to the last healthy checkpoint at half the
@@ -84,9 +87,9 @@ def train(
 
     started = time.time()
     check_flags(log_every, save_every, score_every, init, tensorboard)
-    plan = planned(recipe, knobs, data, split, channels, device, scored=score_every > 0)
+    plan = planned(recipe, knobs, data, split, channels, device, scored=score_every > 0, fraction=fraction)
     folder, where = Path(run or f"runs/{Path(recipe).stem}-{plan.source.name}"), plan.device
-    asked_for = {"recipe": Path(recipe).name, "knobs": plan.knobs, "seed": seed, "init": init}
+    asked_for = {"recipe": Path(recipe).name, "knobs": plan.knobs, "seed": seed, "init": init, "fraction": fraction}
     asked_for["precision"] = precision = _precision(precision, folder, where)
     if (folder / "run.json").exists():
         Run.open(folder).compare(asked_for, growing=plan.trial.growing)
@@ -99,7 +102,7 @@ def train(
         prepared = decoded(plan, options)
         if isinstance(prepared, Outcome):
             return prepared
-        dataset, held_out = prepared
+        dataset, held_out, whole = prepared
         facts = Facts(len(dataset), dataset.num_classes, channels)
         torch.manual_seed(seed)
         experiment = plan.function(facts, **plan.knobs)
@@ -140,14 +143,16 @@ def train(
             for note in [*experiment.notes, *notes(dataset, held_out)]:
                 say(f"note: {note}")
             verb = "going on with" if resumed else "training"
-            what = f"{len(dataset):,} images at {experiment.resolution} px, {where}, {precision}"
+            part = f" (--fraction {fraction:g})" if fraction < 1 else ""
+            what = f"{len(dataset):,} images{part} at {experiment.resolution} px, {where}, {precision}"
             say(f"{verb} {folder}: {recipe}, {what}", flush=True)
         watchers: list[Watcher] = []
-        watch = Watch(dataset, judge, the_run) if judge else None
+        watch = Watch(whole or dataset, judge, the_run) if judge else None
         if watch:
             watchers.append((score_every, watch))
-            name, real = watch.best.removeprefix("score/"), min(REFERENCE, len(dataset))
-            what = f"{name} and kernel distance of {SAMPLES:,} samples against {real:,} training images"
+            name, real = watch.best.removeprefix("score/"), min(REFERENCE, len(whole or dataset))
+            images = f"{real:,} {'of all' if whole else 'training'} images"
+            what = f"{name} and kernel distance of {SAMPLES:,} samples against {images}"
             if chief:
                 say(f"scores every {score_every:,} steps: {what}; the checkpoint with the lowest {name} is kept", flush=True)
         if held_out:
@@ -208,6 +213,7 @@ class Plan(NamedTuple):
     device: "torch.device"
     source: "Source"
     held_out: "Source | None"  # for a learner that is examined
+    whole: "Source | None"  # what samples are scored against, where a fraction of it is trained on
 
     @property
     def judged_by(self) -> str:
@@ -217,7 +223,15 @@ class Plan(NamedTuple):
 
 
 def planned(
-    recipe: str, knobs: Mapping[str, Any], data: str, split: str | None, channels: int, device: str | None, scored: bool
+    recipe: str,
+    knobs: Mapping[str, Any],
+    data: str,
+    split: str | None,
+    channels: int,
+    device: str | None,
+    *,
+    scored: bool,
+    fraction: float = 1.0,
 ) -> Plan:
     """All that can be wrong with knobs, data and device. UserError where it is."""
     import torch
@@ -225,6 +239,7 @@ def planned(
     from gander import distributed, recipes
     from gander.data import open_source
     from gander.data.held_out import beside, check_labels
+    from gander.data.sources import share
     from gander.recipes.experiment import Facts
     from gander.scoring import FEWEST
 
@@ -246,15 +261,18 @@ def planned(
         source, held_out = beside(source)
         if trial.labelled:
             check_labels(source, held_out)
-        trial = tried()  # of fewer images, where some were set aside
-    check_batch(trial, len(source))
-    return Plan(function, resolved, trial, where, source, held_out)
+    whole, source = source, share(source, fraction)
+    if held_out or fraction < 1:
+        trial = tried()  # of fewer images
+    check_batch(trial, len(source), fraction)
+    return Plan(function, resolved, trial, where, source, held_out, whole if scored and fraction < 1 else None)
 
 
-def check_batch(trial: "Experiment", images: int) -> None:
-    """UserError where they are too few for a batch."""
+def check_batch(trial: "Experiment", images: int, fraction: float = 1.0) -> None:
+    """UserError where they, a fraction of all, are too few for a batch."""
     if trial.batch > images:
-        raise UserError(f"{images:,} images are fewer than a batch of {trial.batch}; take --batch {images} or less")
+        part, more = (f" (--fraction {fraction:g})", ", or a larger fraction") if fraction < 1 else ("", "")
+        raise UserError(f"{images:,} images{part} are fewer than a batch of {trial.batch}; take --batch {images} or less{more}")
 
 
 def _precision(asked: str | None, folder: Path, device: "torch.device") -> str:
@@ -265,8 +283,16 @@ def _precision(asked: str | None, folder: Path, device: "torch.device") -> str:
     return precision.resolve(asked or (str(kept) if kept else None), device)
 
 
-def decoded(plan: Plan, options: dict[str, Any]) -> "tuple[Dataset, Dataset | None] | Outcome":
-    """Every image decoded: what to train on, and what to judge by. An Outcome where a signal stopped it."""
+class Decoded(NamedTuple):
+    """What to train on, what is held out of it, and what samples are scored against where that is not what is trained on."""
+
+    dataset: "Dataset"
+    held_out: "Dataset | None" = None
+    whole: "Dataset | None" = None
+
+
+def decoded(plan: Plan, options: dict[str, Any]) -> Decoded | Outcome:
+    """Every image decoded. An Outcome where a signal stopped it."""
     from gander import distributed
     from gander.data import prepare
     from gander.data.held_out import check_images, prepare_held_out
@@ -275,11 +301,13 @@ def decoded(plan: Plan, options: dict[str, Any]) -> "tuple[Dataset, Dataset | No
     with heard() as asked:
         options = {**options, "stopped": lambda: bool(asked[0])}
 
-        def both() -> "tuple[Dataset, Dataset | None]":
-            return prepare(plan.source, side, **options), prepare_held_out(held_out, side, **options) if held_out else None
+        def every() -> Decoded:
+            dataset = prepare(plan.source, side, **options)
+            judges = prepare_held_out(held_out, side, **options) if held_out else None
+            return Decoded(dataset, judges, prepare(plan.whole, side, **options) if plan.whole else None)
 
         try:
-            found = distributed.chief_first(both)
+            found = distributed.chief_first(every)
         except KeyboardInterrupt:
             asked[0] = asked[0] or signal.SIGINT
         if number := distributed.agree(asked[0]):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from gander.data import images
 from gander.data.cache import Shelf, read_meta, writing
 from gander.data.images import Broken
-from gander.data.sources import Read, Source, cut, open_source
+from gander.data.sources import Read, Source, cut, open_source, share
 from gander.data.workers import Job, step_of, work
 from gander.errors import UserError, shown
 
@@ -74,7 +74,7 @@ def prepare(
     if channels not in (1, 3):
         raise UserError(f"images have 1 or 3 channels; got {channels}; take 3 for colour, 1 for grey")
     stopped = stopped or (lambda: False)
-    listing = f"probe:{source.name}:{source.probe.version}" if source.probe else source.listing()
+    listing = _listing_of_probe(source) if source.probe else source.listing()
     shelf = Shelf(listing, f"{resolution} {channels} {images.FILTER} {images.VERSION}", shown(source.where))
     folder = shelf.find()
     if folder is None:
@@ -178,14 +178,22 @@ def _draw(source: Source, shape: tuple[int, ...], folder: Path, bar: tqdm, stopp
         for start in range(0, len(source), step):
             if stopped():
                 raise KeyboardInterrupt
-            block, labels[start : start + step] = source.probe.draw(0, np.arange(start, start + step), shape[1])
+            rows = np.arange(start, min(start + step, len(source)))
+            block, labels[rows] = source.probe.draw(0, rows, shape[1])
             if shape[3] == 1:
                 block = np.stack([np.asarray(Image.fromarray(image).convert("L"))[..., None] for image in block])
             file.write(np.ascontiguousarray(block).data)
-            bar.update(step)
+            bar.update(len(rows))
     np.save(folder / "labels.npy", labels, allow_pickle=False)
-    fingerprint = f"probe:{source.name}:{source.probe.version}"
+    fingerprint = _listing_of_probe(source)
     return {"shape": list(shape), "fingerprint": fingerprint, "filter": "drawn at this size", "broken": [], "enlarged": 0}
+
+
+def _listing_of_probe(source: Source) -> str:
+    """Its name and version, which are its fingerprint too; of a share of it how many there are."""
+    assert source.probe is not None
+    some = f", first {len(source)}" if source.fraction < 1 else ""
+    return f"probe:{source.name}:{source.probe.version}{some}"
 
 
 def _fingerprint(source: Source, crcs: Sequence[int]) -> str:
@@ -203,7 +211,7 @@ def _refuse_changed(source: Source, listing: str) -> None:
         return
     try:
         now = open_source(source.where, split=source.split)
-        same = (cut(now, source.part) if source.part else now).listing() == listing
+        same = share(cut(now, source.part) if source.part else now, source.fraction).listing() == listing
     except UserError:
         same = False
     if not same:

@@ -46,9 +46,10 @@ class Source:
     rows: "Rows | None" = field(default=None, repr=False)
     probe: "Probe | None" = field(default=None, repr=False)
     part: "Part | None" = None  # of a set that was `cut`
+    fraction: float = 1.0  # of its images, where a `share` of them was taken
 
     def __len__(self) -> int:
-        return PROBE_IMAGES if self.probe else len(self.entries)
+        return max(1, round(self.fraction * PROBE_IMAGES)) if self.probe else len(self.entries)
 
     @property
     def num_classes(self) -> int:
@@ -97,20 +98,39 @@ def cut(source: Source, part: Part) -> Source:
     Held out are those whose names have the lowest SHA-256: at every resolution, seed and machine the same. UserError for a class of
     one image.
     """
-    classes: defaultdict[int, list[str]] = defaultdict(list)
-    for entry in source.entries:
-        classes[entry.label].append(entry.name)
     held: set[str] = set()
-    for label, names in classes.items():
+    for label, names in _in_order(source).items():
         if len(names) < 2:
             what = f"class {shown(source.classes[label])!r}" if source.classes else "whole"
             raise UserError(
                 f"the {what} of {source.where} is one image, and none is left to be held out; give it more, or a split val"
             )
-        names.sort(key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
         held.update(names[: max(1, len(names) // 10)])
     wanted = part == "held out"
     return replace(source, entries=tuple(entry for entry in source.entries if (entry.name in held) == wanted), part=part)
+
+
+def share(source: Source, fraction: float) -> Source:
+    """This fraction of the images of each class, one at least: those whose names have the lowest SHA-256; of a probe the first.
+
+    They are the same for every seed, resolution and machine, and part of any larger fraction. UserError outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"--fraction {fraction} is no part of the images; take a number over 0, up to 1: 0.1 is a tenth")
+    if fraction == 1:
+        return source
+    chosen = {name for names in _in_order(source).values() for name in names[: max(1, round(fraction * len(names)))]}
+    return replace(source, entries=tuple(entry for entry in source.entries if entry.name in chosen), fraction=fraction)
+
+
+def _in_order(source: Source) -> dict[int, list[str]]:
+    """The names of each class by their SHA-256: in an order that has nothing to do with what they say."""
+    classes: defaultdict[int, list[str]] = defaultdict(list)
+    for entry in source.entries:
+        classes[entry.label].append(entry.name)
+    for names in classes.values():
+        names.sort(key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
+    return classes
 
 
 def class_folders(source: Source) -> set[str]:

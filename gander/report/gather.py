@@ -169,6 +169,7 @@ def _facts(told: Mapping[str, Any], data: Mapping[str, Any], found: Gathered) ->
     said = f"{words(data.get('name', 'unknown'))}, {facts['num_images']:,.0f} images"
     said += f", {facts['num_classes']:,.0f} classes" if facts["num_classes"] else ", no classes"
     said += f", split {words(data['split'])}" if data.get("split") else ""
+    said += f", a fraction of {words(told['fraction'])}" if told.get("fraction", 1) != 1 else ""
     said += ", grey" if facts["channels"] == 1 else ""
     speed = [value for _, value in found.series.get("images_per_second", [])]
     held = _mapping(told.get("held_out"))

@@ -158,6 +158,8 @@ def score(where: str, network: Features, wanted: Wanted) -> tuple[list[Result], 
         enlarged = reference.dataset.enlarged if reference.dataset else 0
         notes += [f"{enlarged:,} of {facts['of']:,} real images were enlarged to {resolution} px"] if enlarged else []
         made = subjects.of_files(where, dataset, notes, count, network, looked_at)
+    if reference.part is not None:
+        made.notes.append(f"trained on {len(reference.part):,} of these {facts['of']:,} images, scored against all of them")
     results = [_judged(made, reference, network)]
     if run:
         results[0].scores.extend(paths.length(generator, network, count, wanted.seed, wanted.truncation))

@@ -4,9 +4,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gander import grids, metrics
+from gander.data import Dataset
 from gander.metrics.features import Features
 from gander.metrics.memorisation import Memorisation
-from gander.scoring.measured import Measured, measure
+from gander.scoring.measured import Measured, cached, measure
 from gander.scoring.reference import LEAST, Reference
 from gander.scoring.subjects import Subject
 
@@ -19,8 +20,9 @@ Images = UInt8[np.ndarray, "_ h w c"]
 def judged(subject: Subject, reference: Reference, network: Features) -> tuple[str, np.ndarray | None]:
     """The verdict on a subject, and the picture where the training images are at hand.
 
-    Where nothing is held out, a tenth of the training images stands for it: how near an image is to others of its kind does
-    not depend on what was trained on it. Samples are then compared with the other nine tenths.
+    Where nothing is held out, the images that a run on a fraction of them was not trained on are; where it was trained on all, a
+    tenth of them stands for it: how near an image is to others of its kind does not depend on what was trained on it. Samples are
+    then compared with the other nine tenths.
     """
     if reference.trained is False:
         return "memorisation not judged: the reference is not what was trained on", None
@@ -28,8 +30,13 @@ def judged(subject: Subject, reference: Reference, network: Features) -> tuple[s
     if reference.trained is None:
         said += [f"should {training.facts['name']} be what was trained on"]
     images: Images | None
+    if (part := reference.part) is not None:
+        training, dataset = cached(part, network), part
     if reference.held_out is not None:
         held_out, images = measure(reference.held_out, network, SUSPECTS), reference.held_out.images
+    elif part and (whole := reference.dataset) and len(left := _left(reference.measured, whole, part)) >= LEAST:
+        held_out, images = left, whole.images
+        said += [f"held out are {len(left):,} of those that the run was not trained on"]
     else:
         spare = min(SUSPECTS, len(training) // 10)
         if spare < LEAST:
@@ -44,6 +51,13 @@ def judged(subject: Subject, reference: Reference, network: Features) -> tuple[s
     if dataset is None or images is None:
         return verdict, None
     return verdict, picture(subject.images, dataset.images, training, images[held_out.rows], found)
+
+
+def _left(measured: Measured, dataset: Dataset, part: Dataset) -> Measured:
+    """The first vectors of images of the data set that are not in the part of it."""
+    names = {*part.names}
+    rows = [i for i, row in enumerate(measured.rows) if dataset.names[row] not in names][:SUSPECTS]
+    return Measured(measured.vectors[rows], measured.labels[rows], measured.rows[rows], measured.facts)
 
 
 def picture(samples: Images, training: Images, measured: Measured, held_out: Images, found: Memorisation) -> np.ndarray:

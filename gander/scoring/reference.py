@@ -6,7 +6,7 @@ from typing import Any
 
 from gander.data import Dataset, open_source, prepare
 from gander.data.held_out import of_probe, split_of
-from gander.data.sources import Source
+from gander.data.sources import Source, share
 from gander.errors import UserError, shown
 from gander.metrics.features import Features
 from gander.run import Run
@@ -20,7 +20,7 @@ LEAST = 20  # images that can stand for those that were not trained on
 class Reference:
     """Vectors of real images, the images where they are at hand, and others of their kind that nobody trained on.
 
-    `trained` tells whether these are the images that the run was trained on; None of a folder, where nobody knows.
+    `trained` tells whether the run was trained on these images, or on `part` of them; None of a folder, where nobody knows.
     """
 
     measured: Measured
@@ -28,6 +28,7 @@ class Reference:
     held_out: Dataset | None = None
     lacking: str = ""  # why nothing is held out
     trained: bool | None = None
+    part: Dataset | None = None  # what a run was trained on, where that was a fraction of these images
 
 
 def of_file(file: Path, network: Features) -> Reference:
@@ -64,12 +65,15 @@ def of_data(run: Run | None, data: str | None, split: str | None, resolution: in
     source = source_of(run, data, split)
     dataset = prepare(source, resolution, channels=channels, allow_broken=True)
     trained: dict[str, Any] = run.described.get("data", {}) if run else {}
-    same = dataset.fingerprint == trained.get("fingerprint")
+    fraction, part = run.fraction if run else 1.0, None
+    if fraction != 1:
+        part = prepare(share(source, fraction), resolution, channels=channels, allow_broken=True)
+    same = (part or dataset).fingerprint == trained.get("fingerprint")
     if not data and not same and source.split == trained.get("split"):
         where = shown(source.where)
         raise UserError(f"{where} holds other images than those that were trained on; --data {where} says that these are meant")
     held_out, lacking = _held_out(source, dataset, str(trained.get("split")))
-    return Reference(cached(dataset, network), dataset, held_out, lacking, same if run else None)
+    return Reference(cached(dataset, network), dataset, held_out, lacking, same if run else None, part if same else None)
 
 
 def _held_out(source: Source, dataset: Dataset, trained: str) -> tuple[Dataset | None, str]:

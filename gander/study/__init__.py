@@ -38,7 +38,7 @@ def compare(
     Args:
         data: a folder or zip of images, a folder of parquet files, owner/name on the Hub, or probe:twins, probe:count.
         vary: KNOB=VALUE,VALUE,...: the arms, the first being what the others are held against. Of several knobs the grid of all
-            values.
+            values. So may --fraction be varied: fraction=0.1,0.3,1.
         seeds: runs of each arm; more of them later go on with the study.
         equal: what the arms have the same of: steps; time, by seconds a step measured first; or parameters, by moving the knob
             width.

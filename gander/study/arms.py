@@ -4,7 +4,8 @@ import contextlib
 import io
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +17,11 @@ from gander.recipes import Knob, Recipe
 from gander.recipes.experiment import Experiment, Facts
 
 Vary = Mapping[str, Sequence[Any]] | Sequence[str]
+FLAGS = {"fraction": Knob(float, 1.0, "of the images to train on")}  # of `train`, that may be varied as knobs are
 
 
 class Arm(NamedTuple):
-    """One of what is compared. `knobs` are all those that differ from the recipe's defaults."""
+    """One of what is compared. `knobs` are all those that differ from the recipe's defaults, and what is varied."""
 
     name: str
     folder: str
@@ -27,13 +29,14 @@ class Arm(NamedTuple):
     steps: int
     parameters: int
     images: int  # that a step takes
+    fraction: float = 1.0  # of all images, that it is trained on
 
 
 def varied(vary: Vary, known: Mapping[str, Knob]) -> dict[str, list[Any]]:
     """`attention=none,self` and the like -> {"attention": ["none", "self"]}, each value of its knob's type.
 
-    A mapping, as Python gives it, is taken with its values as they are. UserError for a knob that the recipe has not, for fewer
-    than two values, for one that stands there twice.
+    A mapping, as Python gives it, is taken with its values as they are, but 1 is 1.0 for a knob of floats. UserError for
+    a knob that the recipe has not, for fewer than two values, for one that stands there twice.
     """
     pairs: list[tuple[str, list[Any]]] = []
     if isinstance(vary, Mapping):
@@ -53,6 +56,8 @@ def varied(vary: Vary, known: Mapping[str, Knob]) -> dict[str, list[Any]]:
             if not all(value.strip() for value in values):
                 raise UserError(f"--vary {name}={','.join(values)} has an empty value; put one on both sides of each comma")
             values = [_typed(name, known[name], value.strip()) for value in values]
+        elif known[name].type is float:
+            values = [float(value) if type(value) is int else value for value in values]  # 1 and 1.0 are one arm
         for i, value in enumerate(values):
             if value in values[:i]:
                 raise UserError(f"--vary {name} has {worded(value)} twice, and the same arm twice tells nothing; name it once")
@@ -85,13 +90,15 @@ def arms(
     given: Mapping[str, Any],
     *,
     same_parameters: bool = False,
+    images: Callable[[float], int] | None = None,
 ) -> tuple[list[Arm], list[Experiment]]:
     """The grid of all values, the first arm being what the others are held against; and their experiments, on the meta device.
 
-    UserError for what the recipe refuses of any arm. `same_parameters` moves the knob `width` of the others so that their networks
+    UserError for what the recipe refuses of any arm. `images` tells how many a fraction of all is; by default each has those of the
+    facts. `same_parameters` moves the knob `width` of the others so that their networks
     have as nearly as can be as many parameters as the first arm's.
     """
-    known = recipes.knobs(recipe)
+    known = recipes.knobs(recipe) | FLAGS
     for name in vary:
         if name in given and given[name] != known[name].default:
             raise UserError(f"{name} is both varied and set to {worded(given[name])}; leave one of them out")
@@ -104,15 +111,17 @@ def arms(
     for values in itertools.product(*vary.values()):
         chosen = dict(zip(vary, values, strict=True))
         knobs = {**given, **chosen}
-        resolved = recipes.resolve(recipe, knobs)
-        trial = built(recipe, facts, resolved)
+        fraction = float(knobs.get("fraction", 1.0))
+        resolved = recipes.resolve(recipe, {name: value for name, value in knobs.items() if name not in FLAGS})
+        seen = replace(facts, num_images=images(fraction)) if images else facts
+        trial = built(recipe, seen, resolved)
         count = parameters(trial)
         if made and same_parameters:
-            knobs["width"], count = widened(recipe, facts, resolved, made[0].parameters)
+            knobs["width"], count = widened(recipe, seen, resolved, made[0].parameters)
         trials.append(trial)
         changed = {name: value for name, value in knobs.items() if value != known[name].default or name in vary}
-        images = trial.batch * trial.learner.draws_per_step
-        made.append(Arm(_named(chosen), _folder(chosen, [arm.folder for arm in made]), changed, trial.steps, count, images))
+        name, folder = _named(chosen), _folder(chosen, [arm.folder for arm in made])
+        made.append(Arm(name, folder, changed, trial.steps, count, trial.batch * trial.learner.draws_per_step, fraction))
     return made, trials
 
 

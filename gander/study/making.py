@@ -99,16 +99,16 @@ def _ended(study: Study, plan: Plan, job: Job, code: int, asked: bool) -> bool:
 def _judge(study: Study, plan: Plan, run: dict[str, Any]) -> None:
     the_run = Run.open(study.folder / run["folder"])
     seen = the_run.described.get("data", {}).get("fingerprint")
-    if seen not in (None, study.data["plan"]["images"]["fingerprint"]):
+    arm = next(arm for arm in study.data["arms"] if arm["name"] == run["arm"])
+    if seen not in (None, arm["fingerprint"]):
         raise UserError(f"{the_run.folder} saw other images than the study began with; restore those, and delete that folder")
     if "outcome" not in study.data:
         asked = study.data["plan"]["outcome"]
         study.data["outcome"] = outcome.choose(asked, outcome.keys(the_run), plan.game, plan.probe)._asdict()
     if study.data["precision"] is None:
         study.data["precision"] = the_run.described.get("precision")
-    images = next(arm["images"] for arm in study.data["arms"] if arm["name"] == run["arm"])
     run |= outcome.judged(the_run, outcome.Outcome(**study.data["outcome"]))._asdict()
-    run |= {"state": "finished", "seconds_a_step": outcome.seconds_a_step(the_run, images)}
+    run |= {"state": "finished", "seconds_a_step": outcome.seconds_a_step(the_run, arm["images"])}
 
 
 def _told(study: Study, run: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gander import distributed, recipes, training
+from gander.data.sources import share
 from gander.errors import UserError
 from gander.metrics import inception
 from gander.recipes.experiment import Experiment, Facts
@@ -30,7 +31,7 @@ class Plan(NamedTuple):
     given: dict[str, Any]  # knobs of all arms
     flags: dict[str, Any]  # of `train`
     precision: str | None  # of all runs; None where machines that are not seen from here shall choose
-    first: training.Plan  # of a run of the first arm
+    first: training.Plan  # of a run of the first arm, with all images
     arms: list[of.Arm]
     trials: list[Experiment]  # of each arm, on the meta device
     asked: dict[str, Any]  # what makes it this study and no other, but for the images
@@ -91,7 +92,7 @@ def made_of(
     flags = {name: more.get(name, default) for name, default in defaults.items()}
     given = {name: value for name, value in more.items() if name not in defaults}
     training.check_flags(*(flags[name] for name in ("log_every", "save_every", "score_every", "init", "tensorboard")))
-    known = recipes.knobs(recipes.load(recipe))
+    known = recipes.knobs(recipes.load(recipe)) | of.FLAGS
     varied = of.varied(vary, known)
     if equal == "time" and "steps" in varied:
         raise UserError("--equal time sets the steps, which are varied; take --equal steps")
@@ -100,7 +101,7 @@ def made_of(
     else:
         precision = precisions.resolve(flags["precision"], distributed.device(flags["device"]))
     where = None if elsewhere else flags["device"]
-    knobs = {**given, **{name: values[0] for name, values in varied.items()}}
+    knobs = {**given, **{name: values[0] for name, values in varied.items() if name not in of.FLAGS}}
     scored = flags["score_every"] > 0
     first = training.planned(recipe, knobs, data, flags["split"], flags["channels"], where, scored=scored)
     asked = {
@@ -117,23 +118,26 @@ def made_of(
         raise UserError(f"{recipe} makes no samples to score, and is not examined: there is nothing to judge its runs by")
     if plan.game and len(first.source) < FEWEST:
         raise UserError(f"{len(first.source)} images are too few to score samples against, which takes {FEWEST}; give more")
-    return _with_arms(plan, len(first.source), first.source.num_classes)
+    return _with_arms(plan, lambda fraction: len(share(first.source, fraction)), first.source.num_classes)
 
 
 def decoded(plan: Plan, seeds: int, say: Callable[[str], None]) -> dict[str, Any] | int:
     """study.json as it begins, once every image is decoded as the arms want it; the signal where one stopped that."""
     wanted = {name: plan.flags[name] for name in ("channels", "workers", "allow_broken")} | {"progress": True}
-    sides: dict[int, Experiment] = {}
-    for trial in plan.trials:
-        sides.setdefault(trial.side or trial.resolution, trial)
-    each = []
-    for trial in sides.values():
-        found = training.decoded(plan.first._replace(trial=trial), wanted)
+    sides: dict[tuple[float, int], Experiment] = {}
+    for arm, trial in zip(plan.arms, plan.trials, strict=True):
+        for fraction in (1.0, arm.fraction):  # all of them, which samples are scored against, and what the arm is trained on
+            sides.setdefault((fraction, trial.side or trial.resolution), trial)
+    each: dict[float, training.Decoded] = {}
+    for (fraction, _), trial in sides.items():
+        source = share(plan.first.source, fraction)
+        found = training.decoded(plan.first._replace(trial=trial, source=source), wanted)
         if isinstance(found, Outcome):
             return found.signal
-        each.append(found)
-    dataset, held_out = each[0]
-    plan = _with_arms(plan, len(dataset), dataset.num_classes)  # of fewer images, where some are broken
+        each.setdefault(fraction, found)
+    dataset, held_out = each[1.0].dataset, each[1.0].held_out
+    # of fewer images, where some are broken
+    plan = _with_arms(plan, lambda fraction: len(each[fraction].dataset), dataset.num_classes)
     for note in training.notes(dataset, held_out):
         say(f"note: {note}")
     for arm in plan.arms[1:] if plan.equal == "parameters" else []:
@@ -147,7 +151,7 @@ def decoded(plan: Plan, seeds: int, say: Callable[[str], None]) -> dict[str, Any
         **circumstances(),
         "features": plan.features,
         "precision": plan.precision,
-        "arms": [arm._asdict() for arm in plan.arms],
+        "arms": [arm._asdict() | {"fingerprint": each[arm.fraction].dataset.fingerprint} for arm in plan.arms],
         "asked": [seeds],
         "runs": [
             {"arm": arm.name, "seed": seed, "folder": f"runs/{arm.folder}-seed{seed}", "state": "waiting", "died": 0}
@@ -157,11 +161,12 @@ def decoded(plan: Plan, seeds: int, say: Callable[[str], None]) -> dict[str, Any
     }
 
 
-def _with_arms(plan: Plan, images: int, classes: int) -> Plan:
-    """The plan with the arms that so many images make. UserError for what is wrong with any of them."""
-    facts, same = Facts(images, classes, plan.flags["channels"]), plan.equal == "parameters"
-    arms, trials = of.arms(plan.first.function, facts, plan.vary, plan.given, same_parameters=same)
-    for trial in trials:
-        training.check_batch(trial, images)
+def _with_arms(plan: Plan, images: Callable[[float], int], classes: int) -> Plan:
+    """The plan with the arms that so many images of each fraction make. UserError for what is wrong with any of them."""
+    facts, same = Facts(images(1.0), classes, plan.flags["channels"]), plan.equal == "parameters"
+    given = plan.given | {name: plan.flags[name] for name in of.FLAGS}
+    arms, trials = of.arms(plan.first.function, facts, plan.vary, given, same_parameters=same, images=images)
+    for arm, trial in zip(arms, trials, strict=True):
+        training.check_batch(trial, images(arm.fraction), arm.fraction)
         distributed.check_batch(trial.batch, trial.learner.accumulate)
     return plan._replace(arms=arms, trials=trials)

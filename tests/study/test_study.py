@@ -80,7 +80,7 @@ def planted(monkeypatch):
         made = Planted(found)
         monkeypatch.setattr(runs, "here", made)
         if images is not None:
-            monkeypatch.setattr(training, "decoded", lambda plan, options: (Images(images, labels, fingerprint), None))
+            monkeypatch.setattr(training, "decoded", lambda plan, options: training.Decoded(Images(images, labels, fingerprint)))
         return made
 
     return plant
@@ -183,6 +183,53 @@ def test_a_run_that_saw_other_images_is_none_of_the_study(planted):
     machine.begin = other
     with pytest.raises(UserError, match="s/runs/none-seed0 saw other images than the study began with; restore those"):
         verbs.compare("sagan", **SAGAN, vary=["attention=none,self"], study="s")
+
+
+def test_a_fraction_of_the_images_is_varied_as_a_knob_is(planted):
+    machine = planted(better)
+    found = verbs.compare("sagan", **SAGAN, vary=["fraction=0.1,1", "attention=none,self"], seeds=2, study="s")
+    told = [(each.get("fraction"), each["attention"]) for each in machine.said[:4]]
+    assert told == [("0.1", "none"), ("0.1", "self"), ("1.0", "none"), ("1.0", "self")]
+    assert [arm["name"] for arm in found.result["arms"]][:2] == ["fraction 0.1, attention none", "fraction 0.1, attention self"]
+    again = {"vary": {"fraction": [0.1, 1], "attention": ["none", "self"]}, "study": "s"}
+    assert verbs.compare("sagan", **SAGAN, **again, seeds=2).result == found.result
+    with pytest.raises(
+        UserError, match=r"s is another study \(vary.fraction was \[0.1, 1.0\], now \[0.2, 1.0\]\); take --study s-2$"
+    ):
+        verbs.compare("sagan", **SAGAN, vary=["fraction=0.2,1.0", "attention=none,self"], seeds=2, study="s")
+    assert len(machine.said) == 8
+
+
+def test_all_arms_of_one_fraction_and_no_fraction_are_studies_of_their_own(planted):
+    machine = planted(better)
+    verbs.compare("sagan", **SAGAN, vary=["attention=none,self"], fraction=0.1, seeds=2, study="s")
+    assert {each["fraction"] for each in machine.said} == {"0.1"}
+    with pytest.raises(UserError, match=r"s is another study \(flags.fraction was 0.1, now None\)"):
+        verbs.compare("sagan", **SAGAN, vary=["attention=none,self"], seeds=2, study="s")
+
+
+def test_arms_of_fractions_are_judged_by_the_same_images_and_each_sees_its_own(photos, planted):
+    """What is held out is the same for all; each run has the images of its arm, whose number the recipe is told."""
+    Path("epochs.py").write_text(PRETENCE.read_text().replace("batch, steps, resolution", "batch, facts.num_images, resolution"))
+    machine = planted(lambda told, seed: (0, [{"step": 4, "exam/top-1 accuracy": 0.1 * seed}]), images=None)
+    asked = {"data": "photos", "vary": ["fraction=0.25,0.5,1"], "seeds": 2, "study": "s"}
+    verbs.compare("./epochs.py", **asked)
+    study = json.loads(Path("s/study.json").read_text())
+    assert [arm["steps"] for arm in study["arms"]] == [6, 12, 22]  # of 11 images a class
+    assert len({arm["fingerprint"] for arm in study["arms"]}) == 3
+    assert study["plan"]["images"] == {"count": 22, "fingerprint": study["arms"][2]["fingerprint"]}
+    assert study["plan"]["held_out"]["count"] == 2
+    begin = machine.begin
+
+    def of_another_arm(job):
+        worker = begin(job)
+        data = {"fingerprint": study["arms"][1]["fingerprint"]}
+        (job.folder / "run.json").write_text(json.dumps({"recipe": "epochs.py", "knobs": {}, "facts": {}, "seed": 0, "data": data}))
+        return worker
+
+    machine.begin = of_another_arm
+    with pytest.raises(UserError, match="runs/fraction-0-25-seed0 saw other images than the study began with"):
+        verbs.compare("./epochs.py", **{**asked, "study": "t"})
 
 
 def test_steps_are_those_of_the_images_that_can_be_decoded(tmp_path, photos, planted):
@@ -496,6 +543,14 @@ def test_the_grades_are_those_of_the_probes():
         ({"data": "nowhere"}, "nowhere"),
         ({"batch": 60_000}, "fewer than a batch of 60000; take --batch 50000"),
         ({"vary": ["batch=16,60000"], "batch": 64}, "50,000 images are fewer than a batch of 60000; take --batch 50000"),
+        (
+            {"vary": ["fraction=0.5,0.0001"]},
+            r"^5 images \(--fraction 0.0001\) are fewer than a batch of 8; take --batch 5 or less, or a",
+        ),
+        ({"vary": ["fraction=0.5,1.5"]}, "^--fraction 1.5 is no part of the images; take a number over 0, up to 1"),
+        ({"vary": ["fraction=half,1"]}, "^--vary fraction: 'half' is not a value of this knob; its default is 1"),
+        ({"vary": ["fraction=0.1,1"], "fraction": 0.5}, "^fraction is both varied and set to 0.5; leave one of them out"),
+        ({"vary": ["fracton=0.1,1"]}, "did you mean 'fraction'"),
         ({"vary": ["accumulate=1,3"], "batch": 16}, "a batch of 16 cannot be cut into 3 micro-batches"),
         ({"vary": ["accumulate=1,0"], "batch": 16}, "accumulate 0 is not a whole number from 1 on"),
         ({"vary": ["attention=none,,self"]}, "has an empty value"),
