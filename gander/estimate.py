@@ -3,6 +3,7 @@
 import time
 import weakref
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 from gander import draws
 from gander.recipes.experiment import Experiment
+from gander.train.gan import Gan
 
 REACHED = 0.5  # of the matrix rate: what small convolutional networks were seen to reach on a CPU
 # What resident memory holds beside tensors, as seen on Linux (benchmarks/memory.py): code and tables that torch loads when it
@@ -52,6 +54,8 @@ def measured(experiment: Experiment, channels: int) -> tuple["_Meter", int]:
         images = [torch.empty(share, channels, side, side, device="meta") for _ in range(learner.accumulate)]
         labels = torch.empty(share, dtype=torch.int64, device="meta")
         batches = [[(part, labels) for part in images]] * learner.draws_per_step
+        if isinstance(learner, Gan) and learner.cutmix:  # of all steps those that have composites, where any has
+            learner.cutmix = replace(learner.cutmix, often=float(learner.cutmix.often > 0), warm_up=0)
         for _ in range(2):
             meter.flops = 0
             learner.step(experiment.steps - 1, batches, draws.at_step(0, experiment.steps - 1))  # of all the largest images

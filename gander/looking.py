@@ -109,11 +109,13 @@ def look_at(
         found: Any = ready(others[name].to(device))
         takes = len(inspect.signature(found.forward).parameters)  # images, or images and labels
         for words, inputs, where in shows:
-            if where and not hasattr(found, "verdicts"):
-                continue
-            seen = look.maps(found, inputs[:takes], positions, count=points)
             with torch.no_grad():
                 said = found.verdicts(*inputs[:takes]) if hasattr(found, "verdicts") else None
+            if said and said.pixels is None and said.boxes is None:
+                said = None
+            if where and not said:
+                continue
+            seen = look.maps(found, inputs[:takes], positions, count=points)
             sights.append(Sight(name, words, at, seed, seen, said, where))
     return sights, left_out
 

@@ -39,13 +39,14 @@ def adamw(
 def decay_groups(network: nn.Module) -> list[dict[str, Any]]:
     """The parameters of a network as two groups: matrices and kernels, and those without weight decay.
 
-    These are norms' gains, biases and gates such as attention's γ: all with fewer than two axes.
+    These are biases, gates such as attention's γ, and the gains of norms: all with fewer than two axes, and those of queries and
+    keys, `gains`.
     """
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in parameters if parameter.ndim >= 2]},
-        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups[parameter.ndim >= 2 and name.rpartition(".")[2] != "gains"].append(parameter)
+    return [{"params": groups[True]}, {"params": groups[False], "weight_decay": 0.0}]
 
 
 def _listed(parameters: Parameters) -> tuple[list[Any], bool | None]:

@@ -177,6 +177,18 @@ def test_time_is_the_work_over_the_rate():
     assert seconds == pytest.approx(flops * 1e9 / (1e9 * estimates.REACHED), rel=0.05)  # two digits
 
 
+def test_steps_with_composites_are_what_counts():
+    small = {"resolution": 16, "width": 16, "discriminator_width": 16, "depth": 1, "scales": 2, "latent": 16, "batch": 8}
+
+    def work(**knobs):
+        with torch.device("meta"):
+            made = recipes.load("pixel_discriminator")(Facts(100, 0, 3), **{**small, **knobs})
+        return estimates.measured(made, 3)[0].flops
+
+    assert work(steps=100) == work(steps=101) == work(steps=102) == work(composites=1.0)
+    assert work(composites=0.0) < work()
+
+
 def test_the_matrix_rate_is_a_rate(monkeypatch):
     monkeypatch.undo()
     assert 1e8 < estimates.matrix_rate(seconds=0.01, n=128) < 1e14

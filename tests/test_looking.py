@@ -95,6 +95,14 @@ def test_a_discriminator_that_judges_pixels_also_says_what_it_thinks_of_composit
     assert "verdicts-composites-seed0-step2.png" in {path.name for path in looking.draw(run, sights, tmp_path / "look")}
 
 
+def test_without_these_heads_there_are_no_verdicts_to_draw(tmp_path, photos):
+    small = {"width": 16, "discriminator_width": 16, "boxes": 0.0, "pixels": 0.0, "depth": 1, "scales": 2, "latent": 16}
+    run = born(tmp_path / "image", "pixel_discriminator", ("cats", "dogs"), photos, **small)
+    sights, _ = looking.look_at(run, images=2, points=2)
+    assert {s.shown for s in sights} == {"samples of seed 0", "real images"}
+    assert all(s.said is None for s in sights)
+
+
 def test_the_samples_are_those_of_gander_sample_in_both_networks(run):
     sights, _ = looking.look_at(run, images=3, seed=5)
     generator, _ = load_generator(run)

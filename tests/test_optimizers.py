@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from gander.errors import UserError
-from gander.optimizers import OPTIMIZERS, AdaBound, adabound, adam, nadam
+from gander.models.all_attention import vit
+from gander.models.xresnet import xresnet18
+from gander.optimizers import OPTIMIZERS, AdaBound, adabound, adam, decay_groups, nadam
 from gander.train.belief import load_optimizer
 from gander.train.checkpoint import save
 
@@ -189,3 +191,14 @@ def test_the_usual_final_rate():
 def test_numbers_that_are_no_rates_are_refused(name, value):
     with pytest.raises(UserError, match=f"AdaBound's {name} of {value} is no"):
         AdaBound(network().parameters(), **{name: value})
+
+
+def test_weight_decay_is_of_what_multiplies_inputs_alone():
+    networks = [vit.Discriminator(16, width=16, depth=1, attention="product"), xresnet18(2, width=8, attention="multi_head")]
+    for network in networks:
+        decayed, others = (group["params"] for group in decay_groups(network))
+        assert len(decayed) + len(others) == len(list(network.parameters()))
+        names = {id(parameter): name for name, parameter in network.named_parameters()}
+        kept = {names[id(parameter)].rpartition(".")[2] for parameter in others}
+        assert "gains" in kept and kept <= {"gains", "bias", "weight", "gamma", "alpha"}
+        assert {names[id(parameter)].rpartition(".")[2] for parameter in decayed} <= {"weight", "places", "score"}

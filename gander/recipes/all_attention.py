@@ -86,7 +86,7 @@ def recipe(
         discriminator_width: of a token of vit (ViTGAN: 384); sagan's channels at its largest side are a third of it.
         discriminator_depth: blocks of vit.
         discriminator_attention: of vit. l2 has a Lipschitz constant (ViTGAN); product has none and asks for r1 and r2.
-        batch: images of one optimiser step, over all processes. A multiple of 8, so that each half has its groups of four.
+        batch: images of one optimiser step, over all processes.
         steps: generator updates.
         generator_lr: Adam's rate for the generator. ViTGAN's 2e-3 is of equalised weights.
         discriminator_lr: Adam's rate for the discriminator.
@@ -105,7 +105,8 @@ def recipe(
         spectral_norm: hold the discriminator's weights at the singular values that they were born with (ViTGAN);
             sagan's at 1.
         n_dis: discriminator updates a step.
-        accumulate: micro-batches a batch is cut into, where memory is short.
+        accumulate: micro-batches a batch is cut into, where memory is short. The discriminator compares images of one by fours, so
+            each should have a multiple of 4 on each process.
         augment: DiffAugment: color, translation, cutout, joined by commas. Without it attention learns few images by heart.
         adaptive: ADA: do each of these to an image with a probability that begins at 0 and rises while the discriminator is sure of
             real images. For logistic and hinge.

@@ -89,7 +89,7 @@ def recipe(
         rectangles: of a composite at most.
         composite_image: weight of a composite's logit as an image, which is to be fake.
         pixel_consistency: weight of (a composite's pixel logits - those of its images)². The source has 1.
-        batch: images of one optimiser step, over all processes. A multiple of 8, so that each half has its groups of four.
+        batch: images of one optimiser step, over all processes.
         steps: generator updates.
         generator_lr: Adam's rate for the generator. The U-Net GAN has 1e-4 at batch 20.
         discriminator_lr: Adam's rate for the discriminator. The U-Net GAN has 5e-4.
@@ -107,7 +107,8 @@ def recipe(
         lecam: weight of LeCam regularisation, from step 1,000 on; for few images, 0.1 to 0.5.
         spectral_norm: hold the discriminator's weights at the singular values that they were born with (ViTGAN).
         n_dis: discriminator updates a step.
-        accumulate: micro-batches a batch is cut into, where memory is short.
+        accumulate: micro-batches a batch is cut into, where memory is short. The discriminator compares images of one by fours, so
+            each should have a multiple of 4 on each process.
         augment: DiffAugment: color, translation, cutout, joined by commas. Without it attention learns few images by heart.
         adaptive: ADA: do each of these to an image with a probability that begins at 0 and rises while the discriminator is sure of
             real images. For logistic and hinge.

@@ -46,4 +46,6 @@ def length(generator: Any, network: Features, count: int, seed: int, truncation:
     start, end = (np.concatenate(vectors) for vectors in found)
     mean, error = metrics.path_length(start, end, EPSILON)
     how = f"{count:,} paths in w with steps of {EPSILON:g}, in float64; standard error of the mean"
+    if any(getattr(layer, "kind", "") == "lsh" for layer in generator.modules()):
+        how += "; attention by hashes jumps: this has no limit as steps shrink"
     return [Score(f"PPL[{network.name}]", mean, error, how, "lower")]

@@ -1,5 +1,6 @@
 """How a discriminator is asked about several batches of images at once."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ class Judge:
     """Logits, verdicts and penalties of a discriminator, all of float32 at least.
 
     Raises:
-        UserError: for a penalty by second derivatives of a reversible discriminator.
+        UserError: for a weight that is negative or not finite, and a penalty by second derivatives of a reversible discriminator.
     """
 
     def __init__(self, discriminator: nn.Module, penalties: Sequence[tuple[Penalty, float]] = ()) -> None:
@@ -30,8 +31,10 @@ class Judge:
         # Statistics of a batch must not mix real and fake images; without them one pass over both is the same and cheaper.
         self.apart = has_batch_statistics(discriminator)
         reversible = any(isinstance(layer, ReversibleSequence) and layer.reversible for layer in discriminator.modules())
-        for penalty, _ in self.penalties if reversible else ():
-            if penalty in SECOND_DERIVATIVE:
+        for penalty, weight in self.penalties:
+            if not 0 <= weight < math.inf:
+                raise UserError(f"{penalty.__name__} {weight} is no weight; 0 is off")
+            if reversible and penalty in SECOND_DERIVATIVE:
                 raise UserError(
                     f"{penalty.__name__} takes a second derivative, and this discriminator is reversible, which has none; "
                     "take approximate_r1 or approximate_r2 in its place, or reversible=False"

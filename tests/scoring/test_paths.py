@@ -54,7 +54,7 @@ def test_of_a_linear_generator_it_is_the_closed_form():
 
 @pytest.mark.parametrize("mapping", ["attention", "connected"])
 def test_it_is_the_slope_of_the_network(mapping):
-    """With smaller steps the same, but for what is not straight: to a thousandth."""
+    """With smaller steps the same, but for what is not straight: to a hundredth."""
     torch.manual_seed(0)
     more = {"latent_dim": 16, "style": 16, "mapping_tokens": 4, "mapping_depth": 2, "pixels": "window"}
     generator = skinny.Generator(16, width=48, depth=1, tokens=4, **more)

@@ -53,6 +53,17 @@ def test_a_game_clips_each_network():
         assert norm <= 1e-3 * (1 + 1e-5)
 
 
+def test_what_fp16_scales_is_clipped_as_it_is_without():
+    found = []
+    for precision in ("fp32", "fp16"):
+        learner, batches = make("skinny", precision=precision, clip=1e-3)
+        log = learner.step(0, batches(0), draws.at_step(0, 0))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in learner.generator.parameters() if p.grad is not None])
+        found.append((float(log["generator_gradient"]), float(norm)))
+    assert found[1] == pytest.approx(found[0], rel=0.1)
+    assert found[1][0] > 1e-3 >= found[1][1] * (1 - 1e-5)
+
+
 def test_the_log_of_a_clipped_fp16_step_is_finite_and_the_step_is_not_taken():
     learner, batches = make("skinny", precision="fp16", clip=1.0)
     before = {name: p.detach().clone() for name, p in learner.discriminator.named_parameters()}

@@ -43,7 +43,7 @@ class Mapping(nn.Module):
             raise unknown("mapping", kind, MAPPINGS)
         if kind == "attention" and (tokens < 1 or latent_dim % tokens):
             raise UserError(
-                f"a latent of {latent_dim} numbers cannot be cut into {tokens} tokens; take a divisor, such as 16 of 512"
+                f"a latent of {latent_dim} numbers cannot be cut into {tokens} tokens; take one that {max(1, tokens)} divides"
             )
         if kind == "none" and latent_dim != style:
             raise UserError(f"without a mapping w is the latent, of {latent_dim} numbers, and style is {style}; make them equal")

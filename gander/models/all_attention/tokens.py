@@ -76,7 +76,7 @@ class Attention(nn.Module):
         if kind not in KINDS:
             raise unknown("attention on tokens", kind, KINDS)
         least = 2 if kind == "window" else 1
-        if not least <= (heads or least) <= d:
+        if not least <= (least if heads is None else heads) <= d:
             raise UserError(f"{kind} attention on tokens got heads={heads} for {d} channels; take {least} to {d}")
         if context is not None and kind != "product":
             raise UserError(f"{kind} attention has its queries for keys, and no context; take kind product")
@@ -85,7 +85,7 @@ class Attention(nn.Module):
         self.kind, self.size, self.window, self.bucket, self.rounds = kind, size, window, bucket, rounds
         self.prefix = 0 if size is not None or prefix is None else prefix
         self.map_kind = "rows" if context is None and (size, prefix) != (None, None) else None
-        self.heads = heads or max(least, d // 64)
+        self.heads = max(least, d // 64) if heads is None else heads
         width = d // self.heads
         self.scale = width**-0.5
         source, inner, tied = d if context is None else context, self.heads * width, kind in ("l2", "lsh")

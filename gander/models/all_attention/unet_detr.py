@@ -146,6 +146,10 @@ class Discriminator(nn.Module):
         super().__init__()
         if not (image or pixels):
             raise UserError("a discriminator of boxes alone has no logit for an image; leave it the image's head or the pixels'")
+        if width < 4 or width % 4:
+            raise UserError(
+                f"width {width} is no multiple of 4, which windows and the sines of places need; take {max(4, width + -width % 4)}"
+            )
         patch = (2 if resolution <= 32 else 4) if patch is None else patch
         self.resolution, self.num_classes = resolution, num_classes
         self.patches = Patches(resolution, patch, patch // 2 if overlap is None else overlap, channels, width)

@@ -160,6 +160,7 @@ def test_blocks_have_second_derivatives(kind):
     [
         (lambda: Attention(8, kind="windows"), "did you mean 'window'"),
         (lambda: Attention(8, 9), "take 1 to 8"),
+        (lambda: Attention(8, 0), "heads=0 for 8 channels; take 1 to 8"),
         (lambda: Attention(8, 1, kind="window", size=(4, 4)), "take 2 to 8"),
         (lambda: Attention(8, kind="window"), "needs the size"),
         (lambda: Attention(8, kind="lsh", context=4), "take kind product"),

@@ -162,6 +162,7 @@ def test_learns_where_composites_are_fake():
         ({"resolution": 48, "patch": 4, "scales": 4}, "4 scales of 12×12 tokens .* that can: 1, 2, 3$"),
         ({"resolution": 36, "patch": 4, "scales": 3}, "3 scales of 9×9 tokens .resolution 36, patch 4. .* that can: 1$"),
         ({"resolution": 20, "patch": 3}, "patch 3 does not divide the resolution 20"),
+        ({"width": 10}, "width 10 is no multiple of 4.*; take 12$"),
         ({"scales": 0}, "0 scales of 8×8 tokens .*: 1, 2, 3, 4$"),
         ({"image": False, "pixels": False}, "boxes alone has no logit"),
         ({"attention": "windows"}, "did you mean 'window'"),
