@@ -200,5 +200,6 @@ def test_weight_decay_is_of_what_multiplies_inputs_alone():
         assert len(decayed) + len(others) == len(list(network.parameters()))
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         kept = {names[id(parameter)].rpartition(".")[2] for parameter in others}
-        assert "gains" in kept and kept <= {"gains", "bias", "weight", "gamma", "alpha"}
+        assert "gains" in kept
+        assert kept <= {"gains", "bias", "weight", "gamma", "alpha"}
         assert {names[id(parameter)].rpartition(".")[2] for parameter in decayed} <= {"weight", "places", "score"}
