@@ -317,6 +317,8 @@ def told(study: str, runs: dict[Key, dict[str, float]]) -> tuple[dict[str, Any],
     held = sum(said.startswith(f"{better} is better than {other} ") for (better, other), said in tested.items())
     verdict = "holds here" if held == len(pairs) else f"does not hold here: seen in {held} of {len(pairs)} comparisons"
     lines += ["", f'**"{claim}" {verdict}.**']
+    if edge := [arm for arm in arms if rates[arm] == STUDIES[study].rates[-1]]:
+        lines += ["", f"The largest rate that was tried was the best for {', '.join(edge)}: larger ones might be better yet."]
     return {arm: {"rate": rates[arm], "values": each} for arm, each in values.items()}, lines
 
 
