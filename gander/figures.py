@@ -88,7 +88,8 @@ def verdicts(images: Float[Tensor, "b c h w"], said: Verdicts, regions: Regions 
     pixels = None if said.pixels is None else said.pixels.detach().float().cpu()
     for i, image in enumerate(panels):
         true = regions.boxes[i][regions.there[i]].cpu().numpy() if regions else np.zeros((0, 4))
-        row = [_boxed(image, true, ["" for _ in true], "its fake boxes" if regions else "")]
+        words = ("its fake boxes" if len(true) else "fake round what is real") if regions else ""
+        row = [_boxed(image, true, ["" for _ in true], words)]
         if pixels is not None:
             heat = (-pixels[i, 0] / 2).tanh().numpy()  # P(fake) - P(real)
             right = ((heat < 0) == regions.real[i, 0].cpu().numpy()).mean() if regions else None
