@@ -3,8 +3,8 @@
 import pytest
 import torch
 from games import images, make, weights
+from operators import Operators
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gander import draws, recipes
 from gander.cutmix import composite
@@ -27,18 +27,6 @@ RECIPES = {
 }
 
 
-class Operators(TorchDispatchMode):
-    """The names of all operators that run inside."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.seen.add(function.name())
-        return function(*args, **(kwargs or {}))
-
-
 def learner_of(name, classes=3, **more):
     torch.manual_seed(0)
     return recipes.load(name)(Facts(48, classes, 3), **{**TINY, **RECIPES.get(name, {}), **more}).learner
@@ -56,7 +44,7 @@ def operators(name, **more):
         learner.samples(0, 2)
     assert ("cutmix_pixels" in log) == (name == "pixel_discriminator")
     assert any("mm" in operator for operator in found.seen)
-    return {operator for operator in found.seen if "conv" in operator}
+    return found.convolutions
 
 
 @pytest.mark.parametrize("name", RECIPES)

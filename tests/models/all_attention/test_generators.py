@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from operators import Operators
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gander.errors import UserError
 from gander.estimate import _Meter
@@ -44,20 +44,6 @@ def test_shapes_at_every_resolution(make, resolution):
     assert (generator.resolution, generator.latent_dim, generator.num_classes) == (resolution, 32, 5)
 
 
-class Operators(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(str(func).lower())
-        return func(*args, **(kwargs or {}))
-
-    @property
-    def convolutions(self):
-        return {name for name in self.names if "conv" in name}
-
-
 def trained(generator):
     with Operators() as operators:
         generator(torch.randn(2, generator.latent_dim)).square().mean().backward()
@@ -67,7 +53,7 @@ def trained(generator):
 def test_the_law_of_no_convolution_sees_one():
     conv = nn.Sequential(nn.Unflatten(1, (8, 2, 2)), nn.Conv2d(8, 3, 1))
     conv.latent_dim = 32
-    assert {name.split(".")[1] for name in trained(conv).convolutions} >= {"convolution", "convolution_backward"}
+    assert trained(conv).convolutions >= {"aten::convolution", "aten::convolution_backward"}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +69,7 @@ def test_the_law_of_no_convolution_sees_one():
 )
 def test_no_convolution_runs(name, more):
     operators = trained(born(GENERATORS[name], **more))
-    assert "aten.mm.default" in operators.names or "aten.addmm.default" in operators.names
+    assert any("mm" in name for name in operators.seen)
     assert not operators.convolutions
 
 
