@@ -179,7 +179,7 @@ class Gan:
             add(sums, values, 1 / self.accumulate)
             for name, of_all in said.items():
                 of_all.append(logits[name].detach())
-        return sums | self._seen(torch.cat(said["real"]), torch.cat(said["fake"]), step)
+        return sums | self._seen(said, step)
 
     def _cuts(self, shares: Shares, i: int, step: int) -> list[Tensor] | None:
         """The numbers of composites, where this update has them: one coin for the global batch."""
@@ -187,8 +187,11 @@ class Gan:
             return None
         return shares.cut(self.cutmix.draw(shares.draw(f"cutmix {i}"), shares.size))
 
-    def _seen(self, real: Tensor, fake: Tensor, step: int) -> dict[str, Tensor]:
-        """Tell the parts that go by the discriminator's logits; with a line for the log."""
+    def _seen(self, said: Mapping[str, list[Tensor]], step: int) -> dict[str, Tensor]:
+        """Tell the parts that go by the discriminator's logits, where there are any; with a line for the log."""
+        if not self._balance:
+            return {}
+        real, fake = torch.cat(said["real"]), torch.cat(said["fake"])
         if self.lecam:
             self.lecam.see(real, fake, step)
         if not isinstance(self.augment, Adaptive):
