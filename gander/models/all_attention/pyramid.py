@@ -8,13 +8,12 @@ shuffled, so that any width can follow; tanh at the end.
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gander.errors import UserError
 from gander.models.all_attention.pixels import PatchHead, Stage, Upsample, doubled, whole
-from gander.models.all_attention.styles import Mapping, StyleGenerator
+from gander.models.all_attention.styles import Mapping, StyleGenerator, tokens_of
 
 FULL = 32  # the largest side whose pixels all attend to each other
 WINDOW = 16  # the side of windows above it
@@ -23,9 +22,8 @@ WINDOW = 16  # the side of windows above it
 class Generator(StyleGenerator):
     """latent (b, latent_dim), labels (b,) -> images (b, channels, resolution, resolution) in [-1, 1].
 
-    8×8 tokens of `width`, a learned image plus a linear layer of w's mean; at each further side a quarter of the width, no less
-    than 1/16. Full attention up to 32×32, windows of 16×16 above. `layers` of w: the 8×8, then the blocks; the head is modulated
-    as the last of them.
+    8×8 tokens of `width`, each linear in w; at each further side a quarter of the width, no less than 1/16. Full attention up to
+    32×32, windows of 16×16 above. `layers` of w: the 8×8, then the blocks; the head is modulated as the last of them.
 
     Args:
         depth: blocks at each side; the last number stands for all further ones. TransGAN's at 256 px: 5 4.
@@ -61,9 +59,7 @@ class Generator(StyleGenerator):
             raise UserError(f"a pyramid got depth={tuple(depth)} and width={width}; take 1 or more blocks a side, and 8 of width")
         self.mapping = Mapping(latent_dim, style, num_classes=num_classes, kind=mapping, depth=mapping_depth, tokens=mapping_tokens)
         widths = [whole(max(width / 4**i, width / 16)) for i in range(len(sides))]
-        self.constant = nn.Parameter(torch.randn(1, 64, widths[0]))
-        self.first = nn.Linear(style, 64 * widths[0])
-        nn.init.normal_(self.first.weight, std=style**-0.5)  # as large as the constant
+        self.first = tokens_of(style, 64, widths[0])
         self.ups, self.stages = nn.ModuleList(), nn.ModuleList()
         for i, (side, d) in enumerate(zip(sides, widths, strict=True)):
             if i:
@@ -75,8 +71,8 @@ class Generator(StyleGenerator):
         self.layers = sum(self.counts)  # type: ignore[arg-type]
 
     def synthesis(self, w: Float[Tensor, "b *layers k style"]) -> Float[Tensor, "b c h w"]:
-        first, *styles = self.per_layer(w).mean(2).split(self.counts, 1)
-        h = self.constant + self.first(first[:, 0]).unflatten(1, (64, -1))
+        first, *styles = self.styles(w).split(self.counts, 1)
+        h = self.first(first[:, 0])
         for i, (stage, style) in enumerate(zip(self.stages, styles, strict=True)):
             h = stage(h if i == 0 else self.ups[i - 1](h), style)
         return self.head(h, styles[-1][:, -1]).tanh()

@@ -5,19 +5,19 @@ and no pyramid; or one pass: each pixel reads the latent tokens, then pixels att
 
     latent -> w -> M latent tokens -> `depth` reversible blocks -> side 1 -> [side 2] -> resolution / patch
 
-Pixels begin as the sines of their place and read the latent tokens; each further side is pixel-shuffled from the one before.
+Pixels ask by the sines of their place, and begin as what they read of the latent tokens; each further side is pixel-shuffled from
+the one before.
 Every side has its colours, which are enlarged and added up (Karras et al. 2019, https://arxiv.org/abs/1912.04958); then tanh.
 """
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gander.errors import UserError, unknown
 from gander.models.all_attention.pixels import PatchHead, Stage, Upsample, doubled, places, whole
-from gander.models.all_attention.styles import Mapping, StyleGenerator
-from gander.models.all_attention.tokens import KINDS, Block, Stack, linear
+from gander.models.all_attention.styles import Mapping, StyleGenerator, tokens_of
+from gander.models.all_attention.tokens import KINDS, MLP, Attention, Branch, Stack, linear
 
 # Of the last side in tokens: the sides, and the width of each as a share of the latent tokens'.
 STAGES: dict[int, list[tuple[int, float]]] = {
@@ -34,9 +34,10 @@ STAGES: dict[int, list[tuple[int, float]]] = {
 class Generator(StyleGenerator):
     """latent (b, latent_dim), labels (b,) -> images (b, channels, resolution, resolution) in [-1, 1].
 
-    The latent tokens, learned ones, first read w and one learned token by attention, weighed 1 and not LayerScale's 0.01, so that a
-    latent has its say at birth; so do the pixels of the first side read the latent tokens. `layers` of w: that reading, the
-    stack, the pixels' reading, the blocks of the sides; a side's colours are modulated as its last block.
+    The latent has its say at birth: each latent token is linear in w, and a pixel of the first side is what it reads of them,
+    h = 3 Attention(its place) with logits born 4 times as large as elsewhere and no residual, then h + MLP(h). With a residual
+    and soft reading 98 % of a new generator's images were one image, and trained it drew one shape in many colours. `layers` of w:
+    the latent tokens, the stack, the pixels' reading, the blocks of the sides; a side's colours are modulated as its last block.
 
     Args:
         width: of the latent tokens; `tokens` of them, through `depth` blocks. The sides' widths follow, see `STAGES`.
@@ -84,13 +85,13 @@ class Generator(StyleGenerator):
             if kind not in KINDS:
                 raise unknown("attention of pixels", kind, KINDS)
         self.mapping = Mapping(latent_dim, style, num_classes=num_classes, kind=mapping, depth=mapping_depth, tokens=mapping_tokens)
-        self.register = nn.Parameter(torch.randn(1, 1, style))
-        self.tokens = nn.Parameter(torch.randn(1, tokens, width))
-        self.read = Block(width, style=style, context=style, scale=1.0)
+        self.tokens = tokens_of(style, tokens, width)
         self.trunk = Stack(width, ["product"] * depth, style=style, reversible=reversible)
         widths = [whole(share * width) for _, share in sides]
         self.queries = linear(widths[0], widths[0])
-        self.look = Block(widths[0], style=style, context=width, scale=1.0)
+        self.look = Branch(widths[0], Attention(widths[0], context=width), style=style, context=width, scale=3.0)
+        self.look.inner.gains.data.fill_(2.0)  # type: ignore[operator]
+        self.blend = Branch(widths[0], MLP(widths[0]), style=style, scale=1.0)
         self.ups, self.stages, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for i, ((side, _), d) in enumerate(zip(sides, widths, strict=True)):
             if i:
@@ -103,14 +104,12 @@ class Generator(StyleGenerator):
         self.layers = sum(self.counts)
 
     def synthesis(self, w: Float[Tensor, "b *layers k style"]) -> Float[Tensor, "b c h w"]:
-        w = self.per_layer(w)
-        read, trunk, look, *styles = w.mean(2).split(self.counts, 1)
-        b = len(w)
-        memory = torch.cat([self.register.expand(b, -1, -1), w[:, 0]], 1)
-        latent = self.trunk(self.read(self.tokens.expand(b, -1, -1), read[:, 0], memory), trunk)
+        tokens, trunk, look, *styles = self.styles(w).split(self.counts, 1)
+        latent, look = self.trunk(self.tokens(tokens[:, 0]), trunk), look[:, 0]
         first = self.stages[0]
-        h = self.queries(places(first.d, first.side, latent)).expand(b, -1, -1)  # type: ignore[arg-type]
-        h, image = self.look(h, look[:, 0], latent), None
+        h = self.queries(places(first.d, first.side, latent)).expand(len(w), -1, -1)  # type: ignore[arg-type]
+        h, image = self.look(h, look, latent), None
+        h = h + self.blend(h, look)
         for i, (stage, head, style) in enumerate(zip(self.stages, self.heads, styles, strict=True)):
             h = stage(h if i == 0 else self.ups[i - 1](h), style)
             colours = head(h, style[:, -1])

@@ -1,8 +1,7 @@
 """latent -> w -> images: what the generators share. w modulates every norm, and can be averaged, truncated and mixed.
 
-w is tokens (b, k, style); their mean is the style of a norm, and they themselves can be read by attention. The mapping is 8 fully
-connected layers (Karras et al. 2018, https://arxiv.org/abs/1812.04948: k = 1), or a stack of self-attention over k pieces of the
-latent, or nothing.
+w is tokens (b, k, style); a style is their sum over √k, as large as one of them. The mapping is 8 fully connected layers (Karras et
+al. 2018, https://arxiv.org/abs/1812.04948: k = 1), or a stack of self-attention over k pieces of the latent, or nothing.
 """
 
 import torch
@@ -24,7 +23,7 @@ class Mapping(nn.Module):
 
     | kind      | w                                                                                                          |
     |-----------|------------------------------------------------------------------------------------------------------------|
-    | attention | k pieces of the latent, each by one linear layer to `style` and added to a learned token; `depth` blocks   |
+    | attention | k pieces of the latent, each by its own linear layer, whose bias is learned; `depth` blocks               |
     | connected | `depth` times linear, leaky ReLU of slope 0.2, Kaiming-normal: one token                                   |
     | none      | the latent itself: one token                                                                               |
 
@@ -51,9 +50,9 @@ class Mapping(nn.Module):
         self.embedding = nn.Embedding(num_classes, latent_dim) if num_classes else None
         self.network = nn.Sequential()
         if kind == "attention":
-            self.pieces = nn.Linear(latent_dim // tokens, style)
-            nn.init.normal_(self.pieces.weight, std=(latent_dim // tokens) ** -0.5)  # as large as the learned tokens
-            self.tokens = nn.Parameter(torch.randn(tokens, style))
+            # one layer for all pieces would leave of their sum no more than latent_dim / k directions
+            self.pieces = nn.Parameter(torch.randn(tokens, latent_dim // tokens, style) * (tokens / latent_dim) ** 0.5)
+            self.tokens = nn.Parameter(0.3 * torch.randn(tokens, style))
             self.network = nn.Sequential(*(Block(style) for _ in range(depth)))
         elif kind == "connected":
             for i in range(depth):
@@ -69,7 +68,8 @@ class Mapping(nn.Module):
             latent = latent + self.embedding(labels)
         z = F.rms_norm(latent, latent.shape[-1:], eps=1e-8)
         if self.kind == "attention":
-            return self.network(self.pieces(z.unflatten(1, (len(self.tokens), -1))) + self.tokens)
+            pieces = z.unflatten(1, (len(self.tokens), 1, -1))
+            return self.network((pieces @ self.pieces).squeeze(2) + self.tokens)
         return self.network(z)[:, None]
 
 
@@ -92,8 +92,21 @@ class StyleGenerator(nn.Module):
     def synthesis(self, w: Float[Tensor, "b *layers k style"]) -> Float[Tensor, "b c h w"]:
         raise NotImplementedError
 
-    def per_layer(self, w: Float[Tensor, "b *layers k style"]) -> Float[Tensor, "b layers k style"]:
-        return w if w.ndim == 4 else w[:, None].expand(-1, self.layers, -1, -1)
+    def styles(self, w: Float[Tensor, "b *layers k style"]) -> Float[Tensor, "b layers style"]:
+        """One for each of the `layers`: the sum of the tokens of w over √k."""
+        w = w if w.ndim == 4 else w[:, None].expand(-1, self.layers, -1, -1)
+        return w.sum(2) / w.shape[2] ** 0.5
+
+
+def tokens_of(style: int, n: int, d: int) -> nn.Sequential:
+    """A style (b, `style`) -> n tokens (b, n, d), each by its own linear layer.
+
+    Born N(0, 1 / style), biases N(0, 0.3²): what is the same in all images is the less, and the latent has its say from the start.
+    """
+    layer = nn.Linear(style, n * d)
+    nn.init.normal_(layer.weight, std=style**-0.5)
+    nn.init.normal_(layer.bias, std=0.3)
+    return nn.Sequential(layer, nn.Unflatten(1, (n, d)))
 
 
 def truncated(w: Float[Tensor, "b k style"], mean: Float[Tensor, "1 k style"], psi: float) -> Float[Tensor, "b k style"]:

@@ -88,7 +88,7 @@ class Generator(StyleGenerator):
         self.layers = len(self.blocks)
 
     def synthesis(self, w: Float[Tensor, "b *layers k style"]) -> Float[Tensor, "b c h w"]:
-        styles = self.per_layer(w).mean(2).unbind(1)
+        styles = self.styles(w).unbind(1)
         h, image = self.constant.expand(len(w), -1, -1), None
         for i, (side, d, head) in enumerate(zip(self.sides, self.widths, self.heads, strict=True)):
             h = h if i == 0 else self.ups[i - 1](h)

@@ -232,12 +232,11 @@ class Branch(nn.Module):
 
 
 class Block(nn.Module):
-    """h ← h + α₁ · Attention(Norm(h; w)[, Norm(context)]),   h ← h + α₂ · MLP(Norm(h; w)).
+    """h ← h + α₁ · Attention(Norm(h; w)),   h ← h + α₂ · MLP(Norm(h; w)).
 
     Args:
         d: of a token; `heads` of attention, as for `Attention`.
         style: the width of w; None for plain layer norms.
-        context: the width of the tokens that are read, in the place of h itself.
         ratio: of the MLP.
         scale: of both α at birth.
         more: for `Attention`: kind, size, window, bucket, rounds.
@@ -249,22 +248,16 @@ class Block(nn.Module):
         heads: int | None = None,
         *,
         style: int | None = None,
-        context: int | None = None,
         ratio: int = 4,
         scale: float = SCALE,
         **more: Any,
     ) -> None:
         super().__init__()
-        self.attention = Branch(d, Attention(d, heads, context=context, **more), style=style, context=context, scale=scale)
+        self.attention = Branch(d, Attention(d, heads, **more), style=style, scale=scale)
         self.mlp = Branch(d, MLP(d, ratio), style=style, scale=scale)
 
-    def forward(
-        self,
-        h: Float[Tensor, "b n d"],
-        w: Float[Tensor, "b style"] | None = None,
-        context: Float[Tensor, "b m c"] | None = None,
-    ) -> Float[Tensor, "b n d"]:
-        h = h + self.attention(h, w, context)
+    def forward(self, h: Float[Tensor, "b n d"], w: Float[Tensor, "b style"] | None = None) -> Float[Tensor, "b n d"]:
+        h = h + self.attention(h, w)
         return h + self.mlp(h, w)
 
 

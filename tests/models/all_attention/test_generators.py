@@ -182,7 +182,31 @@ def test_pieces_of_the_latent_are_tokens(tokens):
     mapping = born(Mapping, 8, 6, depth=0, tokens=tokens)
     z = torch.randn(3, 8)
     pieces = (z / z.square().mean(1, keepdim=True).sqrt()).view(3, tokens, -1)
-    torch.testing.assert_close(mapping(z), mapping.pieces(pieces) + mapping.tokens)
+    wanted = [pieces[:, i] @ mapping.pieces[i] + mapping.tokens[i] for i in range(tokens)]
+    torch.testing.assert_close(mapping(z), torch.stack(wanted, 1))
+
+
+@pytest.mark.parametrize("kind", MAPPINGS)
+def test_a_style_follows_the_latent_in_all_its_directions(kind):
+    generator = born(pyramid.Generator, 16, latent_dim=32, style=32, width=8, depth=(1,), mapping=kind, mapping_depth=2)
+    styles = generator.styles(generator.mapping(torch.randn(512, 32)))[:, 0]
+    spread = torch.linalg.svdvals((styles - styles.mean(0)).double()).square()
+    assert spread.sum() / 512 > 0.5 * 32  # as large as the latent
+    assert spread.sum() ** 2 / spread.square().sum() > 8  # one layer for all pieces of 2 numbers left 2 directions
+
+
+@pytest.mark.parametrize("name", ["skinny", "skinny, connected", "single pass", "pyramid"])
+def test_at_birth_the_latent_decides_what_is_drawn(name):
+    """Of what differs between the places of images, much is not the same in all, and it goes many ways."""
+    generator = born(GENERATORS[name], 32).eval()
+    with torch.no_grad():
+        images = generator(torch.randn(256, 32))
+    images = images - images.mean((2, 3), keepdim=True)
+    same = images.mean(0).square().mean()
+    differing = images - images.mean(0)
+    assert differing.square().mean() > 0.5 * same
+    spread = torch.linalg.svdvals(differing.flatten(1)).square()
+    assert spread.sum() ** 2 / spread.square().sum() > 20
 
 
 def test_connected_layers_keep_the_size_of_a_latent():

@@ -7,7 +7,7 @@ from torch.autograd import gradgradcheck
 from gander.attention import L2Attention, LSHAttention, WindowAttention
 from gander.errors import UserError
 from gander.estimate import _Meter
-from gander.models.all_attention.tokens import KINDS, MLP, Attention, Block, ModulatedNorm, Stack
+from gander.models.all_attention.tokens import KINDS, MLP, Attention, Block, Branch, ModulatedNorm, Stack
 
 double = torch.float64
 
@@ -69,18 +69,16 @@ def test_the_norm_is_its_formula_and_born_deaf():
         norm(h)
 
 
-@pytest.mark.parametrize("read", [False, True])
-def test_a_block_is_its_formula(read):
-    block = Block(8, 2, style=3, context=5 if read else None)
+def test_a_block_is_its_formula():
+    block = Block(8, 2, style=3)
     assert all((branch.alpha == 0.01).all() for branch in (block.attention, block.mlp))
     block.to(double)
     for p in block.parameters():
         torch.nn.init.normal_(p)
-    h, w, context = randn(2, 6, 8), randn(2, 3), randn(2, 4, 5)
-    more = (block.attention.context_norm(context),) if read else ()
-    between = h + block.attention.alpha * block.attention.inner(block.attention.norm(h, w), *more)
+    h, w = randn(2, 6, 8), randn(2, 3)
+    between = h + block.attention.alpha * block.attention.inner(block.attention.norm(h, w))
     wanted = between + block.mlp.alpha * block.mlp.inner(block.mlp.norm(between, w))
-    torch.testing.assert_close(block(h, w, context if read else None), wanted)
+    torch.testing.assert_close(block(h, w), wanted)
 
 
 def test_an_mlp_is_four_times_as_wide():
@@ -88,10 +86,13 @@ def test_an_mlp_is_four_times_as_wide():
     assert [tuple(p.shape) for p in mlp.parameters()] == [(24, 6), (24,), (6, 24), (6,)]
 
 
-def test_what_is_read_has_no_order():
-    block, h, context = Block(8, context=5, scale=1.0).to(double), randn(2, 6, 8), randn(2, 4, 5)
-    torch.testing.assert_close(block(h, None, context), block(h, None, context[:, torch.randperm(4)]))
-    assert not torch.allclose(block(h, None, context), block(h, None, randn(2, 4, 5)))
+def test_what_is_read_is_normed_and_has_no_order():
+    branch, h, context = Branch(8, Attention(8, context=5), context=5, scale=1.0).to(double), randn(2, 6, 8), randn(2, 4, 5)
+    torch.nn.init.normal_(branch.context_norm.weight)
+    wanted = branch.alpha * branch.inner(branch.norm(h), branch.context_norm(context))
+    torch.testing.assert_close(branch(h, None, context), wanted)
+    torch.testing.assert_close(branch(h, None, context), branch(h, None, context[:, torch.randperm(4)]))
+    assert not torch.allclose(branch(h, None, context), branch(h, None, randn(2, 4, 5)))
 
 
 def lively(stack):
