@@ -1,7 +1,8 @@
 """Studies by `gander compare`: does attention help, and what keeps a GAN stable?
 
-    OMP_NUM_THREADS=1 python benchmarks/studies.py imagewoof [--jobs 2]      # GANDER_DATA: a folder with imagewoof-128px-jpeg.zip
+    OMP_NUM_THREADS=1 python benchmarks/studies.py imagewoof [--jobs 2]      # GANDER_DATA: a folder with its zip
     OMP_NUM_THREADS=1 python benchmarks/studies.py twins stability
+    OMP_NUM_THREADS=1 python benchmarks/studies.py fraction fraction_all          # with noto-emoji-128px-png.zip there
 
 Each is one command, which this says and prints; stop it when you like, and say the same again. Folders are studies/NAME.
 
@@ -10,8 +11,8 @@ Each is one command, which this says and prints; stop it when you like, and say 
 | imagewoof | SimpleSelfAttention's: does attention at the end of an xresnet's first stage raise accuracy? Small ones, 64 px |
 | twins | does a GAN with attention draw two discs that belong together more often than one with a residual block? |
 | stability | spectral norm on no network, D, both; equal rates or D's four times as high: failures count |
-| fraction | how much data attention needs: a SAGAN without and with it on 500, 5,000 and 50,000 twins, judged against all |
-| fraction_all | the same of networks of attention alone, small enough for a minute a run |
+| fraction | how much data attention needs: a SAGAN without and with it on 10, 30 and 100 % of 3,500 emoji, judged against all |
+| fraction_all | the same of networks of attention alone |
 """
 
 import argparse
@@ -28,6 +29,10 @@ from gander.files import read_json
 from gander.study.statistics import difference
 
 SMALL = "--data probe:twins --resolution 16 --betas 0.0 0.99 --ema 0.99 --sample-every 0 --log-every 100"
+EMOJI = (
+    "--data {data}/noto-emoji-128px-png.zip --resolution 16 --batch 32 --augment color,translation,cutout --sample-every 0 "
+    "--log-every 100 --outcome Fréchet"
+)
 STUDIES = {
     "imagewoof": "imagewoof --data {data}/imagewoof-128px-jpeg.zip --network xresnet18 --width 16 --resolution 64 --epochs 5 "
     "--lr 8e-3 --precision bf16 --vary attention=none,simple,full,simple_symmetric --seeds 6",
@@ -35,12 +40,11 @@ STUDIES = {
     "--vary attention=residual,full --seeds 5",
     "stability": f"sagan {SMALL} --width 8 --batch 32 --steps 300 --attention full --generator-lr 1e-3 --outcome Fréchet "
     "--vary spectral_norm=none,discriminator,both --vary discriminator_lr=1e-3,4e-3 --seeds 5",
-    "fraction": f"sagan {SMALL} --width 16 --batch 64 --steps 1250 --generator-lr 5e-4 --discriminator-lr 5e-4 "
-    "--vary fraction=0.01,0.1,1 --vary attention=none,full --seeds 3",
-    "fraction_all": "all_attention --data probe:twins --resolution 16 --width 48 --depth 2 --tokens 16 --latent 64 --stage-depth 1 "
-    "--mapping connected --mapping-depth 2 --pixels product --patch 2 --discriminator-width 48 --discriminator-depth 2 --bcr 0 "
-    "--batch 32 --steps 300 --warm-up 50 --ema-half-life 1 --sample-every 0 --log-every 100 --outcome Fréchet "
-    "--vary fraction=0.01,0.1,1 --seeds 3",
+    "fraction": f"sagan {EMOJI} --width 16 --steps 1000 --ema 0.99 --generator-lr 2e-4 --discriminator-lr 4e-4 --betas 0.0 0.99 "
+    "--vary fraction=0.1,0.3,1 --vary attention=none,full --seeds 3",
+    "fraction_all": f"all_attention {EMOJI} --steps 500 --width 64 --depth 2 --tokens 16 --latent 64 --mapping-depth 2 "
+    "--stage-depth 1 --pixels product --discriminator-width 64 --discriminator-depth 3 --generator-lr 5e-4 --discriminator-lr 5e-4 "
+    "--warm-up 100 --bcr 0 --ema-half-life 2 --vary fraction=0.1,0.3,1 --seeds 3",
 }
 
 

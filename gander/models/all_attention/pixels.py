@@ -44,7 +44,8 @@ class Upsample(nn.Module):
     """tokens (b, side², before) -> (b, (factor · side)², after).
 
     `shuffle`: linear to factor² · after, cut up into the pixels of a square (Shi et al. 2016, https://arxiv.org/abs/1609.05158);
-    `nearest`: linear to after, and each pixel repeated, in this order: the same function at 1 / factor² of the work.
+    `nearest`: linear to after, and each pixel repeated, in this order: the same function at 1 / factor² of the work. A shuffle is
+    born as one that repeats, so that images begin without a checkerboard (Aitken et al. 2017, https://arxiv.org/abs/1707.02937).
     """
 
     def __init__(self, before: int, after: int, side: int, *, factor: int = 2, kind: str = "shuffle") -> None:
@@ -52,7 +53,11 @@ class Upsample(nn.Module):
         if kind not in UPSAMPLES:
             raise unknown("upsampling", kind, UPSAMPLES)
         self.side, self.factor, self.kind = side, factor, kind
-        self.linear = linear(before, after * factor**2 if kind == "shuffle" else after)
+        self.linear = linear(before, after)
+        if kind == "shuffle":
+            repeated = self.linear.weight.detach().repeat(factor**2, 1)
+            self.linear = linear(before, after * factor**2)
+            self.linear.weight.data.copy_(repeated)
 
     def forward(self, h: Float[Tensor, "b n before"]) -> Float[Tensor, "b m after"]:
         h = self.linear(h).unflatten(1, (self.side, self.side))

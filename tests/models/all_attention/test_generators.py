@@ -226,6 +226,13 @@ def test_upsampling_is_that_of_images(kind):
     torch.testing.assert_close(layer(h).mT.unflatten(2, (6, 6)), wanted)
 
 
+@pytest.mark.parametrize("kind", UPSAMPLES)
+def test_upsampling_is_born_repeating_pixels(kind):
+    fine = born(Upsample, 16, 8, 3, kind=kind)(torch.randn(2, 9, 16)).mT.unflatten(2, (6, 6))
+    torch.testing.assert_close(fine, nn.functional.interpolate(fine[..., ::2, ::2], scale_factor=2))
+    assert 0.5 < fine.std() < 2
+
+
 @pytest.mark.parametrize("side", [4, 32])
 def test_places_are_waves_that_a_picture_can_show(side):
     found = places(12, side, torch.zeros((), dtype=torch.float64)).view(side, side, 12)
