@@ -1,6 +1,6 @@
 """What `gander show` says that a step needs in memory, beside what it needs.
 
-    python benchmarks/memory.py [WORDS]        only the cases whose line holds the words, e.g. "locate 1024"; nothing is kept then
+    python benchmarks/memory.py [WORDS]        only the cases whose line holds the words, e.g. "locate 1024"; others stay as kept
 
 Said: the whole of show's line `memory`. Seen: by how much the resident memory of a fresh process grows, from after its imports
 (torch, gander, the recipe) to its peak (VmHWM), while it makes the experiment on the CPU and takes two steps of random images;
@@ -9,6 +9,7 @@ activations, copies inside convolutions, holes in the heap, and what torch loads
 torch's libraries as imported (`imports`), no decoded data set, no workers. Three channels, fp32, one thread. Linux only (/proc).
 """
 
+import json
 import multiprocessing
 import os
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import keep
+from machine import RESULTS, keep
 
 from gander import draws, recipes
 from gander.estimate import estimate
@@ -115,11 +116,13 @@ def main(words: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
+    kept = json.loads((RESULTS / "memory.json").read_text())["rows"] if words else []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for recipe, knobs in CASES:
             resolved = recipes.resolve(recipes.load(recipe), knobs)
             row = {"recipe": recipe, "knobs": knobs, "resolution": resolved["resolution"], "batch": resolved["batch"]}
             if not all(word in f"{recipe} {row['resolution']} {knobs}" for word in words.split()):
+                rows += [old for old in kept if row.items() <= old.items()]
                 continue
             row["said"] = pool.apply(said, (recipe, knobs))
             try:
@@ -128,8 +131,6 @@ def main(words: str) -> None:
                 row["failure"] = str(failure).splitlines()[0][:60]
             rows.append(row)
             print(told(row), file=sys.stderr, flush=True)
-    if words:
-        return
     ratios = [row["said"] / row["seen"] for row in rows if "seen" in row]
     imports = max(row["imports"] for row in rows if "seen" in row)
     table = [

@@ -43,7 +43,7 @@ STUDIES = {
     "fraction": f"sagan {EMOJI} --width 16 --steps 1000 --ema 0.99 --generator-lr 2e-4 --discriminator-lr 4e-4 --betas 0.0 0.99 "
     "--vary fraction=0.1,0.3,1 --vary attention=none,full --seeds 3",
     "fraction_all": f"all_attention {EMOJI} --steps 500 --width 64 --depth 2 --tokens 16 --latent 64 --mapping-depth 2 "
-    "--stage-depth 1 --pixels product --discriminator-width 64 --discriminator-depth 3 --generator-lr 5e-4 --discriminator-lr 5e-4 "
+    "--stage-depth 1 --pixels product --discriminator-width 64 --discriminator-depth 3 --generator-lr 2e-4 --discriminator-lr 8e-4 "
     "--warm-up 100 --bcr 0 --ema-half-life 2 --vary fraction=0.1,0.3,1 --seeds 3",
 }
 
