@@ -10,6 +10,7 @@ Each is one command, which this says and prints; stop it when you like, and say 
 |---|---|
 | imagewoof | SimpleSelfAttention's: does attention at the end of an xresnet's first stage raise accuracy? Small ones, 64 px |
 | twins | does a GAN with attention draw two discs that belong together more often than one with a residual block? |
+| twins_all | the same of networks of attention alone, for as long as those of `twins`, with either mapping |
 | stability | spectral norm on no network, D, both; equal rates or D's four times as high: failures count |
 | fraction | how much data attention needs: a SAGAN without and with it on 10, 30 and 100 % of 3,500 emoji, judged against all |
 | fraction_all | the same of networks of attention alone |
@@ -40,6 +41,10 @@ STUDIES = {
     "--vary attention=residual,full --seeds 5",
     "stability": f"sagan {SMALL} --width 8 --batch 32 --steps 300 --attention full --generator-lr 1e-3 --outcome Fréchet "
     "--vary spectral_norm=none,discriminator,both --vary discriminator_lr=1e-3,4e-3 --seeds 5",
+    "twins_all": "all_attention --data probe:twins --resolution 16 --width 64 --depth 2 --tokens 16 --latent 64 --mapping-depth 2 "
+    "--stage-depth 1 --pixels product --discriminator-width 64 --discriminator-depth 3 --generator-lr 1e-3 --discriminator-lr 1e-3 "
+    "--warm-up 50 --bcr 0 --clip 0 --augment none --ema-half-life 4 --steps 800 --sample-every 0 --log-every 100 "
+    "--vary mapping=attention,connected --seeds 3",
     "fraction": f"sagan {EMOJI} --width 16 --steps 1000 --ema 0.99 --generator-lr 2e-4 --discriminator-lr 4e-4 --betas 0.0 0.99 "
     "--vary fraction=0.1,0.3,1 --vary attention=none,full --seeds 3",
     "fraction_all": f"all_attention {EMOJI} --steps 500 --width 64 --depth 2 --tokens 16 --latent 64 --mapping-depth 2 "
