@@ -23,12 +23,15 @@ from gander.files import read_json, write_json
 FOLDER, FEATURES = Path("studies") / "emoji", "random-conv"
 COMMON = "--data {data}/noto-emoji-128px-png.zip --resolution 32 --augment color,translation,cutout --precision bf16"
 AVERAGED = f"{COMMON} --ema 0.995"
+ATTENTION = (
+    f"all_attention {COMMON} --ema-half-life 4.4 --width 64 --depth 3 --tokens 16 --latent 64 --mapping-depth 2 --stage-depth 1 "
+    "--pixels window --discriminator-width 96 --discriminator-depth 3 --batch 32 --warm-up 100 --bcr 0 --clip 0 --steps 1250"
+)
 RUNS = {
     "locate": f"locate {AVERAGED} --width 16 --batch 32 --steps 3000",
     "sagan": f"sagan {AVERAGED} --width 24 --batch 32 --generator-lr 2e-4 --discriminator-lr 4e-4 --betas 0 0.99 --steps 3446",
-    "all-attention": f"all_attention {COMMON} --ema-half-life 4.4 --width 64 --depth 3 --tokens 16 --latent 64 --mapping-depth 2 "
-    "--stage-depth 1 --pixels window --discriminator-width 96 --discriminator-depth 3 --batch 32 --generator-lr 1e-4 "
-    "--discriminator-lr 4e-4 --warm-up 100 --bcr 0 --clip 0 --steps 1250",
+    "all-attention": ATTENTION,
+    "all-attention-nearest": f"{ATTENTION} --upsample nearest",
     "locate-200": f"locate {AVERAGED} --fraction 0.0571 --width 16 --batch 16 --steps 2000",
 }
 
@@ -47,9 +50,9 @@ def made(name: str) -> dict[str, Any]:
     """Train it, where that is not done, and score it."""
     run, spent = FOLDER / name, FOLDER / f"{name}-cpu.json"
     print(f"gander train {RUNS[name]}")
+    before = cpu()
+    gander(f"train {RUNS[name].format(data=os.environ.get('GANDER_DATA', '.'))} --sample-every 500 --run {run}")
     if not (run / "scores.json").exists():
-        before = cpu()
-        gander(f"train {RUNS[name].format(data=os.environ.get('GANDER_DATA', '.'))} --sample-every 500 --run {run}")
         seconds = (read_json(spent)["seconds"] if spent.exists() else 0.0) + cpu() - before
         write_json(spent, {"seconds": round(seconds)})
         gander(f"score {run} --features {FEATURES} --samples 2560")

@@ -1,6 +1,7 @@
 """What `gander show` says that a step needs in memory, beside what it needs.
 
-    python benchmarks/memory.py [WORDS]        only the cases whose line holds the words, e.g. "locate 1024"; others stay as kept
+    python benchmarks/memory.py [WORDS]        only the cases whose line holds the words, e.g. "locate 1024"; others stay as kept,
+                                                which may be of other versions
 
 Said: the whole of show's line `memory`. Seen: by how much the resident memory of a fresh process grows, from after its imports
 (torch, gander, the recipe) to its peak (VmHWM), while it makes the experiment on the CPU and takes two steps of random images;
@@ -131,6 +132,8 @@ def main(words: str) -> None:
                 row["failure"] = str(failure).splitlines()[0][:60]
             rows.append(row)
             print(told(row), file=sys.stderr, flush=True)
+    if not any(row not in kept for row in rows):
+        sys.exit(f"no case holds {words!r}")
     ratios = [row["said"] / row["seen"] for row in rows if "seen" in row]
     imports = max(row["imports"] for row in rows if "seen" in row)
     table = [

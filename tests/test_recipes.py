@@ -67,6 +67,7 @@ def test_what_the_sources_do(name):
     elif name in ATTENTION_ALONE:
         assert (knobs["loss"], knobs["betas"], knobs["bcr"]) == ("logistic", (0.0, 0.99), 10.0)
         assert (knobs["discriminator_attention"], knobs["augment"]) == ("l2", "color,translation,cutout")
+        assert knobs["discriminator_lr"] == 4 * knobs["generator_lr"] == 4e-4
     else:
         assert knobs["discriminator_lr"] == 4 * knobs["generator_lr"] == 4e-4
         assert (knobs["betas"], knobs["loss"], knobs["n_dis"], knobs["spectral_norm"]) == ((0.0, 0.9), "hinge", 1, "both")

@@ -34,6 +34,7 @@ def recipe(
     stage_depth: int = 2,
     pixels: str = "window+lsh",
     single_pass: bool = False,
+    upsample: Literal["shuffle", "nearest"] = "shuffle",
     head: Literal["linear", "fourier"] = "linear",
     patch: int = 1,
     reversible: bool = False,
@@ -70,13 +71,14 @@ def recipe(
         resolution: side of the images: 16, 32, 64, 128, 256 or 512.
         width: of a latent token; those of pixels follow. The design for 32 px on a GPU has 384.
         depth: blocks on the latent tokens. The design has 12.
-        tokens: latent tokens.
+        tokens: latent tokens, each by a layer of its own, latent · width weights.
         latent: numbers that an image is made from; w, which modulates every norm, has as many.
         mapping: from latent to w: attention over pieces of it, fully connected layers as StyleGAN's, or none.
         mapping_depth: its blocks or layers. StyleGAN has 8.
         stage_depth: blocks at each side of pixels, of which there are two or three.
         pixels: their attention in turn: product (each looks at all), window, lsh. Beyond 64 px product takes long.
         single_pass: no smaller sides: each pixel of the image reads the latent tokens.
+        upsample: from one side to the next by shuffling channels into pixels, or by repeating pixels, which draws no checkerboard.
         head: how a token paints its patch: by one linear layer, or by waves (ViTGAN); waves want a patch of 2 or more.
         patch: side of what a token of the last side paints; 2 is a quarter of the work.
         reversible: blocks keep nothing for backward and are computed again there: memory does not grow with depth, a step takes up
@@ -89,8 +91,7 @@ def recipe(
         batch: images of one optimiser step, over all processes.
         steps: generator updates.
         generator_lr: Adam's rate for the generator. TransGAN's; ViTGAN's 2e-3 is of equalised weights.
-        discriminator_lr: Adam's rate for the discriminator: four times the generator's, as in SAGAN. With 5e-4 for both, images of
-            emoji had one shape after 1,250 steps; with these they differed.
+        discriminator_lr: Adam's rate for the discriminator: four times the generator's, as in SAGAN.
         betas: Adam's. ViTGAN's.
         ema_half_life: thousands of images after which weights count half in the average that samples are made with; 0 is none.
         warm_up: steps over which both rates rise from zero, 1 for none; attention that is moved far at once may saturate.
@@ -126,6 +127,7 @@ def recipe(
         stage_depth=stage_depth,
         pixels=pixels,
         single_pass=single_pass,
+        upsample=upsample,
         head=head,
         patch=patch,
         reversible=reversible,

@@ -84,7 +84,7 @@ def recipe(
         batch: images of one optimiser step, over all processes.
         steps: generator updates.
         generator_lr: Adam's rate for the generator. TransGAN has 1e-4.
-        discriminator_lr: Adam's rate for the discriminator: four times the generator's, as in SAGAN; see `all_attention`.
+        discriminator_lr: Adam's rate for the discriminator: four times the generator's, as in SAGAN.
         betas: Adam's. TransGAN's and ViTGAN's.
         ema_half_life: thousands of images after which weights count half in the average that samples are made with; 0 is none.
         warm_up: steps over which both rates rise from zero, 1 for none; attention that is moved far at once may saturate.

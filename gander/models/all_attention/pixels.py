@@ -53,11 +53,9 @@ class Upsample(nn.Module):
         if kind not in UPSAMPLES:
             raise unknown("upsampling", kind, UPSAMPLES)
         self.side, self.factor, self.kind = side, factor, kind
-        self.linear = linear(before, after)
-        if kind == "shuffle":
-            repeated = self.linear.weight.detach().repeat(factor**2, 1)
-            self.linear = linear(before, after * factor**2)
-            self.linear.weight.data.copy_(repeated)
+        copies = factor**2 if kind == "shuffle" else 1
+        self.linear = linear(before, copies * after)
+        self.linear.weight.data.copy_(linear(before, after).weight.data.repeat(copies, 1))
 
     def forward(self, h: Float[Tensor, "b n before"]) -> Float[Tensor, "b m after"]:
         h = self.linear(h).unflatten(1, (self.side, self.side))

@@ -5,9 +5,9 @@ and no pyramid; or one pass: each pixel reads the latent tokens, then pixels att
 
     latent -> w -> M latent tokens -> `depth` reversible blocks -> side 1 -> [side 2] -> resolution / patch
 
-Pixels ask by the sines of their place, and begin as what they read of the latent tokens; each further side is pixel-shuffled from
-the one before.
-Every side has its colours, which are enlarged and added up (Karras et al. 2019, https://arxiv.org/abs/1912.04958); then tanh.
+Pixels ask by the sines of their place, and begin as what they read of the latent tokens; each further side is shuffled or repeated
+from the one before. Every side has its colours, which are enlarged and added up (Karras et al. 2019,
+https://arxiv.org/abs/1912.04958); then tanh.
 """
 
 import torch.nn.functional as F
@@ -35,9 +35,9 @@ class Generator(StyleGenerator):
     """latent (b, latent_dim), labels (b,) -> images (b, channels, resolution, resolution) in [-1, 1].
 
     The latent has its say at birth: each latent token is linear in w, and a pixel of the first side is what it reads of them,
-    h = 3 Attention(its place) with logits born 4 times as large as elsewhere and no residual, then h + MLP(h). With a residual
-    and soft reading 98 % of a new generator's images were one image, and trained it drew one shape in many colours. `layers` of w:
-    the latent tokens, the stack, the pixels' reading, the blocks of the sides; a side's colours are modulated as its last block.
+    h = 3 Attention(its place) with logits born 4 times as large as elsewhere and no residual, then h + MLP(h). Else, of what
+    differs between the places of new images, nearly all is the same in each. `layers` of w: the latent tokens, the stack, the
+    pixels' reading, the blocks of the sides; a side's colours are modulated as its last block.
 
     Args:
         width: of the latent tokens; `tokens` of them, through `depth` blocks. The sides' widths follow, see `STAGES`.
@@ -45,11 +45,12 @@ class Generator(StyleGenerator):
         stage_depth: blocks at each side.
         pixels: their attention in turn, as window+lsh; the first side of several has full attention.
         single_pass: only the last side.
+        upsample: shuffle, or nearest: pixels repeated, which cannot learn a checkerboard.
         patch: the side of what a token of the last side paints, by the `head` linear or fourier.
         reversible: memory that does not grow with depth, but no second derivative.
 
     Raises:
-        UserError: for an impossible resolution, patch, mapping, head or attention, and for no tokens or blocks.
+        UserError: for an impossible resolution, patch, mapping, head, upsampling or attention, and for no tokens or blocks.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Generator(StyleGenerator):
         stage_depth: int = 2,
         pixels: str = "window+lsh",
         single_pass: bool = False,
+        upsample: str = "shuffle",
         head: str = "linear",
         patch: int = 1,
         reversible: bool = True,
@@ -96,7 +98,7 @@ class Generator(StyleGenerator):
         for i, ((side, _), d) in enumerate(zip(sides, widths, strict=True)):
             if i:
                 before = sides[i - 1][0]
-                self.ups.append(Upsample(widths[i - 1], d, before, factor=side // before))
+                self.ups.append(Upsample(widths[i - 1], d, before, factor=side // before, kind=upsample))
             kinds = [turns[j % len(turns)] for j in range(stage_depth)] if i or single_pass else ["product"] * stage_depth
             self.stages.append(Stage(d, side, kinds, style=style, reversible=reversible))
             self.heads.append(PatchHead(d, side, style=style, channels=channels, patch=patch, kind=head))

@@ -23,7 +23,7 @@ class Mapping(nn.Module):
 
     | kind      | w                                                                                                          |
     |-----------|------------------------------------------------------------------------------------------------------------|
-    | attention | k pieces of the latent, each by its own linear layer, whose bias is learned; `depth` blocks               |
+    | attention | k pieces of the latent, each by its own linear layer, whose bias is learned; `depth` blocks                |
     | connected | `depth` times linear, leaky ReLU of slope 0.2, Kaiming-normal: one token                                   |
     | none      | the latent itself: one token                                                                               |
 
@@ -101,7 +101,7 @@ class StyleGenerator(nn.Module):
 def tokens_of(style: int, n: int, d: int) -> nn.Sequential:
     """A style (b, `style`) -> n tokens (b, n, d), each by its own linear layer.
 
-    Born N(0, 1 / style), biases N(0, 0.3²): what is the same in all images is the less, and the latent has its say from the start.
+    Weights are born N(0, 1 / style) and biases N(0, 0.3²): what is the same in all images is the less, and the latent has its say.
     """
     layer = nn.Linear(style, n * d)
     nn.init.normal_(layer.weight, std=style**-0.5)

@@ -204,7 +204,7 @@ def test_at_birth_the_latent_decides_what_is_drawn(name):
     images = images - images.mean((2, 3), keepdim=True)
     same = images.mean(0).square().mean()
     differing = images - images.mean(0)
-    assert differing.square().mean() > 0.5 * same
+    assert differing.square().mean() > same * (0.5 if name == "pyramid" else 1.5)
     spread = torch.linalg.svdvals(differing.flatten(1)).square()
     assert spread.sum() ** 2 / spread.square().sum() > 20
 
@@ -218,6 +218,7 @@ def test_connected_layers_keep_the_size_of_a_latent():
 @pytest.mark.parametrize("kind", UPSAMPLES)
 def test_upsampling_is_that_of_images(kind):
     layer, h = born(Upsample, 6, 4, 3, kind=kind), torch.randn(2, 9, 6)
+    nn.init.normal_(layer.linear.weight)  # a shuffle is born with equal pixels, which tell no order
     image = layer.linear(h).mT.unflatten(2, (3, 3))
     if kind == "nearest":
         wanted = nn.functional.interpolate(image, scale_factor=2)
@@ -270,6 +271,7 @@ def test_a_patch_comes_of_its_token_alone(kind):
         (lambda: GENERATORS["pyramid"](mapping="none", style=16), "make them equal"),
         (lambda: GENERATORS["skinny"](pixels="window+hash"), "no attention of pixels called 'hash'"),
         (lambda: GENERATORS["pyramid"](upsample="bilinear"), "no upsampling called"),
+        (lambda: GENERATORS["skinny"](upsample="bilinear"), "no upsampling called"),
         (lambda: GENERATORS["skinny"](head="fourrier", patch=2), "did you mean 'fourier'"),
         (lambda: GENERATORS["skinny"](head="fourier"), "patch 2 or more"),
         (lambda: mixed(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), 3, 4), "take 0 to 3"),
