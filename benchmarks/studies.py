@@ -1,8 +1,8 @@
 """Studies by `gander compare`: does attention help, and what keeps a GAN stable?
 
-    OMP_NUM_THREADS=1 python benchmarks/studies.py imagewoof [--jobs 2]      # GANDER_DATA: a folder with its zip
+    OMP_NUM_THREADS=1 python benchmarks/studies.py imagewoof [--jobs 2]      # GANDER_DATA: a folder with imagewoof-128px-jpeg.zip
     OMP_NUM_THREADS=1 python benchmarks/studies.py twins stability
-    OMP_NUM_THREADS=1 python benchmarks/studies.py fraction fraction_all          # with noto-emoji-128px-png.zip there
+    OMP_NUM_THREADS=1 python benchmarks/studies.py fraction fraction_all      # with noto-emoji-128px-png.zip there
 
 Each is one command, which this says and prints; stop it when you like, and say the same again. Folders are studies/NAME.
 
